@@ -1,0 +1,64 @@
+"""What authors import: `from edge_agent import Filter, Pipeline, Frame, Window, OnnxModel, …`.
+
+Names are resolved on first use, so that `import edge_agent` alone loads neither numpy nor onnxruntime: the agent's
+own process lives in this package too and must stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_agent.sdk.filter import Filter as Filter
+    from edge_agent.sdk.filter import apply as apply
+    from edge_agent.sdk.filter import parameters_of as parameters_of
+    from edge_agent.sdk.frame import Frame as Frame
+    from edge_agent.sdk.onnx_model import OnnxModel as OnnxModel
+    from edge_agent.sdk.pipeline import Health as Health
+    from edge_agent.sdk.pipeline import Input as Input
+    from edge_agent.sdk.pipeline import Output as Output
+    from edge_agent.sdk.pipeline import Pipeline as Pipeline
+    from edge_agent.sdk.pipeline import StageError as StageError
+    from edge_agent.sdk.standardize import Standardize as Standardize
+    from edge_agent.sdk.window import Window as Window
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Filter": "filter",
+    "Frame": "frame",
+    "Health": "pipeline",
+    "Input": "pipeline",
+    "OnnxModel": "onnx_model",
+    "Output": "pipeline",
+    "Pipeline": "pipeline",
+    "StageError": "pipeline",
+    "Standardize": "standardize",
+    "Window": "window",
+    "apply": "filter",
+    "parameters_of": "filter",
+}
+
+__all__ = [
+    "__version__",
+    *_HOMES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f"edge_agent.sdk.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise ImportError(f"edge_agent.{name} needs numpy: pip install 'fieldcast[device]'", name="numpy") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,253 @@
+"""The agent's configuration: one TOML file, parsed once into frozen sections and validated as a whole.
+
+It decides what a valid file is and says in one line per fault what is wrong, at which key, and what was probably
+meant. It opens no connection and reads no secret; it only looks whether the files it names are there. Relative paths
+are relative to the configuration file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from edge_agent.contract.errors import ConfigError
+from edge_agent.sections import (
+    DEFAULT_PORTS,
+    STATE_DIRECTORY,
+    Broker,
+    Channel,
+    Column,
+    Config,
+    CsvInput,
+    Device,
+    MqttInput,
+    MqttOutput,
+    Section,
+    Slot,
+    SqliteOutput,
+    Timestamp,
+)
+from edge_agent.tables import Tables, hint
+
+__all__ = [
+    "STATE_DIRECTORY",
+    "Broker",
+    "Channel",
+    "Column",
+    "Config",
+    "CsvInput",
+    "Device",
+    "MqttInput",
+    "MqttOutput",
+    "Slot",
+    "SqliteOutput",
+    "Timestamp",
+    "load",
+]
+
+CONFIG_BYTES_MAX = 1024 * 1024
+TOPIC_BYTES_MAX = 65_535
+SOURCES: dict[str, type[Section]] = {"mqtt": MqttInput, "csv": CsvInput}
+SINKS: dict[str, type[Section]] = {"mqtt": MqttOutput, "sqlite": SqliteOutput}
+_SECTIONS = {
+    "device": "[device] with id and fleet",
+    "broker": '[broker] with url = "mqtt://host"',
+    "channel": '[channel.NAME] with root = "1.root.json"',
+    "slot": "[slot.NAME] with channel, input and output",
+}
+_TABLE = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
+
+
+def load(path: Path | str, *, check_files: bool = True) -> Config:
+    """Read, parse and validate the file at `path`.
+
+    `check_files=False` skips looking for the files it names. Raises `ConfigError` with a line for every fault found.
+    """
+    path = Path(path).absolute()
+    tables = _parse(path)
+    reading = _Reading(path.parent, check_files=check_files)
+    config = reading.config(path, tables)
+    if config is None:
+        raise ConfigError("\n".join(f"{path}: {fault}" for fault in reading.faults))
+    return config
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+        if len(data) > CONFIG_BYTES_MAX:
+            raise ConfigError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes, which no configuration is")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+class _Reading(Tables):
+    """What the keys of this file mean, and which values they may have."""
+
+    def __init__(self, directory: Path, *, check_files: bool) -> None:
+        super().__init__(directory)
+        self._check_files = check_files
+        self._channels: list[str] = []
+
+    def config(self, path: Path, tables: dict[str, Any]) -> Config | None:
+        """Build the whole configuration, or None when there are faults."""
+        self.refuse_unknown("", tables, _SECTIONS)
+        for name, example in _SECTIONS.items():
+            if not tables.get(name):
+                self.fault(name, f"missing: the file needs {example}")
+        channels = tables.get("channel")
+        self._channels = list(channels) if isinstance(channels, dict) else []
+        device = self._device("device", tables.get("device") or {}) if tables.get("device") else None
+        broker = self._broker("broker", tables["broker"]) if tables.get("broker") else None
+        channel = self._every("channel", tables.get("channel") or {}, self._channel)
+        slot = self._every("slot", tables.get("slot") or {}, self._slot)
+        if self.faults or device is None or broker is None:
+            return None
+        slot = {name: _with_stream(one, f"{device.id}/{name}") for name, one in slot.items()}
+        return Config(path=path, device=device, broker=broker, channel=channel, slot=slot)
+
+    def _every(self, key: str, table: Any, read: Any) -> dict[str, Any]:
+        found = self.named(key, table, read)
+        for name in found:
+            self.check_name(f"{key}.{name}", key, name)
+        return found
+
+    def _device(self, key: str, table: Any) -> Device | None:
+        device = self.section(key, table, Device)
+        if device is not None:
+            self.check_name(f"{key}.id", "device", device.id)
+            self.check_name(f"{key}.fleet", "fleet", device.fleet)
+        return device
+
+    def _broker(self, key: str, table: Any) -> Broker | None:
+        broker = self.section(key, {"url": table} if isinstance(table, str) else table, Broker)
+        if broker is None:
+            return None
+        fault = _url_fault(broker.url)
+        if fault:
+            self.fault(f"{key}.url", fault)
+            return None
+        if (broker.cert is None) != (broker.key is None):
+            self.fault(f"{key}.{'key' if broker.key is None else 'cert'}", "missing: cert and key go together")
+        if not broker.tls and (broker.ca or broker.cert or broker.key):
+            self.fault(f"{key}.url", "ca, cert and key need an encrypted connection: use mqtts://")
+        if broker.password_file is not None and not broker.username:
+            self.fault(f"{key}.username", "missing: a password needs a user name")
+        for name in ("ca", "cert", "key", "password_file"):
+            self._file(f"{key}.{name}", getattr(broker, name))
+        return broker
+
+    def _channel(self, key: str, table: Any) -> Channel | None:
+        channel = self.section(key, table, Channel)
+        if channel is not None:
+            self._file(f"{key}.root", channel.root)
+        return channel
+
+    def _slot(self, key: str, table: Any) -> Slot | None:
+        slot = self.section(key, table, Slot, {"input": self._input, "output": self._output})
+        if slot is not None and slot.channel not in self._channels:
+            self.fault(f"{key}.channel", f"there is no [channel.{slot.channel}]{hint(slot.channel, self._channels)}")
+        return slot
+
+    def _input(self, key: str, table: Any) -> Section | None:
+        kind = self.one_of(key, table, "source", SOURCES)
+        readers = {"columns": self._columns, "timestamp": self.short(Timestamp, "path"), "broker": self._broker}
+        source = self.section(key, table, kind, readers) if kind is not None else None
+        if isinstance(source, MqttInput):
+            self._mqtt(key, source.topic, source.qos, wildcards=True)
+            if not source.columns:
+                self.fault(f"{key}.columns", 'name at least one column: columns = {x = "path.in.payload"}')
+        elif isinstance(source, CsvInput):
+            self._csv(key, source)
+        return source
+
+    def _output(self, key: str, table: Any) -> Section | None:
+        kind = self.one_of(key, table, "sink", SINKS)
+        sink = self.section(key, table, kind, {"broker": self._broker}) if kind is not None else None
+        if isinstance(sink, MqttOutput):
+            self._mqtt(key, sink.topic, sink.qos, wildcards=False)
+        elif isinstance(sink, SqliteOutput) and not _TABLE.fullmatch(sink.table):
+            self.fault(f"{key}.table", f"{sink.table!r} cannot name a table: use up to 63 letters, digits and '_'")
+        return sink
+
+    def _columns(self, key: str, table: Any) -> dict[str, Any]:
+        columns = self.named(key, table, self.short(Column, "path"))
+        for name, column in columns.items():
+            if isinstance(column, Column):
+                self._column(f"{key}.{name}", column)
+        return columns
+
+    def _column(self, key: str, column: Column) -> None:
+        if not column.path:
+            self.fault(f"{key}.path", "is empty: say where the value lies")
+        if not math.isfinite(column.scale) or column.scale == 0:
+            self.fault(f"{key}.scale", f"{column.scale} must be finite and not 0")
+        if not math.isfinite(column.offset):
+            self.fault(f"{key}.offset", f"{column.offset} must be finite")
+
+    def _mqtt(self, key: str, topic: str, qos: int, *, wildcards: bool) -> None:
+        fault = _topic_fault(topic, wildcards=wildcards)
+        if fault:
+            self.fault(f"{key}.topic", fault)
+        if qos not in (0, 1):
+            self.fault(f"{key}.qos", f"{qos} is not supported: use 0 (at most once) or 1 (at least once)")
+
+    def _csv(self, key: str, source: CsvInput) -> None:
+        if not (math.isfinite(source.speed) and source.speed >= 0):
+            self.fault(f"{key}.speed", f"{source.speed} must be a positive factor, or 0 for as fast as possible")
+        if not (math.isfinite(source.rate_hz) and source.rate_hz >= 0):
+            self.fault(f"{key}.rate_hz", f"{source.rate_hz} must be positive")
+        if type(source.repeat) is int and source.repeat < 1:
+            self.fault(f"{key}.repeat", f"{source.repeat} must be true, or how many times to play the file")
+        if source.timestamp is None and not source.rate_hz:
+            self.fault(f"{key}.timestamp", 'missing: name the column (timestamp = "time"), or give rate_hz')
+        self._file(f"{key}.path", source.path)
+
+    def _file(self, key: str, path: Path | None) -> None:
+        if self._check_files and path is not None and not path.is_file():
+            self.fault(key, f"there is no file {path}")
+
+
+def _with_stream(slot: Slot, stream: str) -> Slot:
+    if slot.output.stream:
+        return slot
+    return msgspec.structs.replace(slot, output=msgspec.structs.replace(slot.output, stream=stream))
+
+
+def _url_fault(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return f"{url!r} is not a URL: {error}"
+    if parts.scheme not in DEFAULT_PORTS:
+        return f"{url!r} must start with mqtt:// or mqtts://{hint(parts.scheme, DEFAULT_PORTS)}"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold credentials: use username and password_file"
+    if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query or parts.fragment:
+        return f"{url!r} must be {parts.scheme}://host or {parts.scheme}://host:port"
+    return ""
+
+
+def _topic_fault(topic: str, *, wildcards: bool) -> str:
+    """What is wrong with a topic (or a topic filter): MQTT 5, section 4.7."""
+    if not topic or "\0" in topic or len(topic.encode()) > TOPIC_BYTES_MAX:
+        return f"{topic[:60]!r} is empty, too long, or holds a NUL"
+    levels = topic.split("/")
+    if not wildcards and re.search("[+#]", topic):
+        return f"{topic[:60]!r} has a wildcard: outputs go to one topic"
+    if any(("+" in level and level != "+") or "#" in level for level in levels[:-1]) or not (
+        levels[-1] in ("+", "#") or not re.search("[+#]", levels[-1])
+    ):
+        return f"{topic[:60]!r} has a wildcard in a wrong place: '+' stands for a whole level, '#' for all that follow"
+    return ""

@@ -1,0 +1,192 @@
+"""The manifest (F4): what one release of one pipeline is made of, as canonical JSON.
+
+It pins every blob by digest and size and says what the pipeline takes, gives and needs. It decides nothing; admission
+does. It never holds secrets, a sequence number, a tag or a time: those belong to the signed release, so that promoting
+the same bytes keeps the same digest. Unknown fields are tolerated, an unknown `format` is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from edge_agent.contract.digest import BlobRef, decode_json, encode_json
+from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST_BYTES_MAX",
+    "HealthPolicy",
+    "InputSpec",
+    "Manifest",
+    "ModelRef",
+    "OutputSpec",
+    "Stage",
+    "check_name",
+    "encode_manifest",
+    "parse_manifest",
+]
+
+FORMAT = 1
+MANIFEST_BYTES_MAX = 256 * 1024
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it may name a pipeline, channel, fleet or device; raise `ValueError` otherwise.
+
+    Letters, digits, `_`, `.`, `-`; at most 63; the first a letter or digit. No topic, path or reference syntax fits in.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{kind} name {name[:80]!r} is not allowed: use up to 63 letters, digits, '_', '.', '-'")
+    return name
+
+
+class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that a stage receives as a path (F6).
+
+    `opsets` maps ONNX operator domains (`""` is `ai.onnx`) to versions; empty for files that are not ONNX models.
+    """
+
+    blob: BlobRef
+    name: str
+    opsets: dict[str, int] = {}
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One filter with its parameters, state and files.
+
+    `target` is `module:QualifiedName`. `bundle` is None for filters that are part of the agent (`edge_agent.sdk`).
+    `tag` is the bundle's wheel tag (PEP 425). `parameters` holds JSON-like values in the encoding of
+    `edge_agent.sdk.parameters`. A parameter that is a file appears in `models` under the parameter's name.
+    """
+
+    name: str
+    target: str
+    fingerprint: str
+    bundle: BlobRef | None = None
+    tag: str = "py3-none-any"
+    parameters: dict[str, Any] = {}
+    state: BlobRef | None = None
+    models: dict[str, ModelRef] = {}
+    providers: list[str] = []
+
+
+class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The logical input: columns in order, one unit for all or one a column, nominal rate in Hz (0: irregular)."""
+
+    columns: list[str]
+    units: dict[str, str] = {}
+    rate_hz: float = 0.0
+
+
+class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The logical output: columns in order, and per column the closed range that valid values lie in."""
+
+    columns: list[str]
+    units: dict[str, str] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+
+
+class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a candidate must show in probation (§10). A device's config may only tighten it.
+
+    Probation ends by count *and* time: at least `probation_frames` samples and `probation_seconds` seconds live.
+    """
+
+    start_seconds: float = 30.0
+    probation_seconds: float = 10.0
+    probation_frames: int = 100
+    shadow_frames: int = 20
+    error_rate_max: float = 0.01
+    heartbeat_seconds: float = 5.0
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One release's content. `history` is how many past samples warm a fresh worker up (sum of window lengths)."""
+
+    format: int
+    pipeline: str
+    stages: list[Stage]
+    input: InputSpec
+    output: OutputSpec
+    tunable: list[str] = []
+    requires_python: str = ""
+    requires: list[str] = []
+    self_test: BlobRef | None = None
+    health: HealthPolicy = HealthPolicy()
+    history: int = 0
+
+    def blobs(self) -> Iterator[BlobRef]:
+        """Yield every blob the release needs, each once, in a fixed order."""
+        seen = set()
+        for stage in self.stages:
+            for ref in (stage.bundle, stage.state, *(model.blob for _, model in sorted(stage.models.items()))):
+                if ref is not None and ref.digest not in seen:
+                    seen.add(ref.digest)
+                    yield ref
+        if self.self_test is not None and self.self_test.digest not in seen:
+            yield self.self_test
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the canonical bytes of `manifest`; their digest names the release everywhere.
+
+    `format` is always written, defaults are left out.
+    """
+    return encode_json(manifest)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Parse and validate a manifest. Raises `UpdateRejected` with the key path of what is wrong."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise UpdateRejected.one(ReasonCode.SIZE, f"manifest of {len(data)} bytes exceeds {MANIFEST_BYTES_MAX}")
+    try:
+        found = decode_json(data, _Format).format
+        if found != FORMAT:
+            raise UpdateRejected.one(
+                ReasonCode.FORMAT,
+                f"manifest format {found} is not supported (this program reads {FORMAT}): update fieldcast first",
+            )
+        manifest = decode_json(data, Manifest)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UpdateRejected.one(ReasonCode.MALFORMED, f"manifest: {error}") from None
+    faults = list(_faults(manifest))
+    if faults:
+        raise UpdateRejected(faults)
+    return manifest
+
+
+def _faults(manifest: Manifest) -> Iterator[Reason]:
+    def fault(message: str, where: str) -> Reason:
+        return Reason(code=ReasonCode.MALFORMED, message=f"manifest: {message}", where=where)
+
+    try:
+        check_name("pipeline", manifest.pipeline)
+    except ValueError as error:
+        yield fault(str(error), "$.pipeline")
+    if not manifest.stages:
+        yield fault("a pipeline needs at least one stage", "$.stages")
+    names = [stage.name for stage in manifest.stages]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield fault(f"stage name {name!r} is used twice", "$.stages")
+    for index, stage in enumerate(manifest.stages):
+        if stage.target.count(":") != 1 or not all(stage.target.split(":")):
+            yield fault(f"target {stage.target!r} is not module:Class", f"$.stages[{index}].target")
+        elif stage.bundle is None and not stage.target.startswith("edge_agent.sdk."):
+            yield fault(f"{stage.target} is not part of the agent and has no bundle", f"$.stages[{index}].bundle")
+    for key, columns in (("input", manifest.input.columns), ("output", manifest.output.columns)):
+        if len(set(columns)) != len(columns):
+            yield fault("a column is named twice", f"$.{key}.columns")
+    for ref in manifest.blobs():
+        if ref.size < 0:
+            yield fault(f"blob {ref.digest} has size {ref.size}", "$.stages")
+    if manifest.history < 0:
+        yield fault("history is negative", "$.history")

@@ -1,0 +1,175 @@
+"""The workers of one slot: hired, watched, retired, buried, and how soon a crashed one is replaced.
+
+It knows their plans and deadlines, not who serves: that is the lane's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.contract.manifest import HealthPolicy, OutputSpec
+from edge_agent.runtime.member import Member
+
+__all__ = ["Crew", "Notice", "NoticeKind", "Plan"]
+
+STOP_SECONDS = 2.0
+CRASHES_MAX = 3
+CRASH_WINDOW_SECONDS = 60.0
+RESTART_SECONDS = (0.0, 0.5, 2.0, 10.0, 30.0)
+
+
+class NoticeKind(enum.Enum):
+    """What a lane tells the updater."""
+
+    LOADED = "loaded"
+    PROVEN = "proven"
+    HEALTHY = "healthy"
+    FAILED = "failed"
+    STOPPED_SERVING = "stopped serving"
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """News about deployment `key` on `slot`, with evidence in words."""
+
+    kind: NoticeKind
+    slot: str
+    key: int
+    words: str = ""
+    reason: Reason | None = None
+    traceback: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the lane needs to know of a release: files, columns, policy, and how many past samples warm it up."""
+
+    key: int
+    release: str
+    root: Path
+    columns: list[str]
+    output: OutputSpec
+    health: HealthPolicy
+    history: int = 0
+    tunables: dict[str, Any] = {}
+
+
+class Crew:
+    """Every worker process of one slot, from birth to burial."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, Member] = {}
+        self._plans: dict[int, Plan] = {}
+        self._dying: list[tuple[Member, float]] = []
+        self._crashes: deque[float] = deque(maxlen=len(RESTART_SECONDS))
+        self._again: tuple[float, Plan] | None = None
+
+    def hire(self, plan: Plan, now: float) -> Member:
+        """Start a worker for `plan`. Raises `OSError` when the system refuses."""
+        member = Member(plan.key, plan.release, plan.root, plan.columns, plan.tunables, now)
+        self._members[member.fd] = member
+        self._plans[plan.key] = plan
+        self._again = None
+        return member
+
+    def has(self, member: Member) -> bool:
+        """Tell whether the member still works here."""
+        return self._members.get(member.fd) is member
+
+    def by_descriptor(self) -> dict[int, Member]:
+        """Return the working members by their socket's descriptor."""
+        return dict(self._members)
+
+    @property
+    def sandbox(self) -> dict[str, str]:
+        """What the newest worker said of its sandbox, layer by layer."""
+        return next((one.sandbox for one in reversed(self._members.values()) if one.sandbox), {})
+
+    def plan(self, member: Member) -> Plan:
+        """Return what the member was hired for."""
+        return self._plans[member.key]
+
+    @property
+    def history_rows(self) -> int:
+        """How many past samples may be needed to warm a replacement up."""
+        return max([self.plan(one).history for one in self._members.values()], default=0) or 1
+
+    def overdue(self, now: float) -> list[tuple[Member, Reason]]:
+        """Return who missed a deadline: to be ready, or to answer a frame."""
+        found = []
+        for member in self._members.values():
+            policy, owed = self.plan(member).health, member.owes_since()
+            if member.loaded is None and now - member.started_at > policy.start_seconds:
+                words = f"not ready after {policy.start_seconds:.0f} s"
+                found.append((member, Reason(code=ReasonCode.START, message=words)))
+            elif owed is not None and now - owed > policy.heartbeat_seconds:
+                words = f"no answer to a frame for {policy.heartbeat_seconds:.1f} s"
+                found.append((member, Reason(code=ReasonCode.HEARTBEAT, message=words)))
+        return found
+
+    def retire(self, member: Member, now: float) -> None:
+        """Let a worker that did nothing wrong clean up; it is killed when that takes too long."""
+        if self._members.pop(member.fd, None) is not None:
+            member.stop()
+            self._dying.append((member, now + STOP_SECONDS))
+
+    def discard(self, member: Member, now: float) -> None:
+        """Kill a worker."""
+        if self._members.pop(member.fd, None) is not None:
+            member.kill()
+            self._dying.append((member, now))
+
+    def dismiss(self, now: float) -> None:
+        """Retire everybody and hire nobody again."""
+        self._again = None
+        for member in list(self._members.values()):
+            self.retire(member, now)
+
+    def mourn(self, member: Member, reason: Reason, now: float) -> str:
+        """Plan a replacement for a crashed worker, later each time; return words when it crashes too often."""
+        while self._crashes and now - self._crashes[0] > CRASH_WINDOW_SECONDS:
+            self._crashes.popleft()
+        self._crashes.append(now)
+        self._again = (now + RESTART_SECONDS[len(self._crashes) - 1], self.plan(member))
+        if len(self._crashes) < CRASHES_MAX:
+            return ""
+        return f"{len(self._crashes)} crashes within {now - self._crashes[0]:.0f} s, last: {reason.message}"
+
+    def due_again(self, now: float) -> Plan | None:
+        """Return the plan of a crashed worker whose replacement is due."""
+        return self._again[1] if self._again is not None and now >= self._again[0] else None
+
+    def bury(self, now: float) -> None:
+        """Collect those that ended; kill those that were asked to and did not."""
+        self._dying = [one for one in self._dying if not _ended(*one, now)]
+
+    @property
+    def dying(self) -> int:
+        """How many have not ended yet."""
+        return len(self._dying)
+
+    def wake_at(self, now: float) -> float | None:
+        """Return the next deadline (monotonic seconds)."""
+        times = [self._again[0]] if self._again is not None else []
+        if self._dying:
+            times.append(now + 0.02)
+        for member in self._members.values():
+            policy, owed = self.plan(member).health, member.owes_since()
+            if member.loaded is None:
+                times.append(member.started_at + policy.start_seconds)
+            if owed is not None:
+                times.append(owed + policy.heartbeat_seconds)
+        return min(times, default=None)
+
+
+def _ended(member: Member, deadline: float, now: float) -> bool:
+    if member.reap() is not None:
+        member.sock.close()
+        return True
+    if now >= deadline:
+        member.kill()
+    return False

@@ -1,0 +1,226 @@
+"""One worker process as the supervisor sees it: start it, hand it frames, take its answers, end it.
+
+It keeps order (answers come in the order of the frames) and deadlines; it decides nothing about releases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from array import array
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent.contract.digest import decode_json, encode_json
+from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.runtime import wire
+from edge_agent.runtime.samples import Samples
+from edge_agent.runtime.wire import Flag, Header, Kind
+
+__all__ = ["Answer", "Batch", "Member", "failure_of"]
+
+OUTSTANDING_MAX = 64
+SOCKET_BYTES = 1 << 20
+OBITUARY_SECONDS = 0.05
+# What a worker gets to see of the agent's environment; everything else may hold secrets.
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "COVERAGE_PROCESS_START")
+_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Batch:
+    """Some samples on their way through, numbered from 1, with the answers given so far by deployment key."""
+
+    __slots__ = ("answers", "number", "samples", "sent_at")
+
+    def __init__(self, number: int, samples: Samples, now: float) -> None:
+        self.number, self.samples, self.sent_at = number, samples, now
+        self.answers: dict[int, Answer] = {}
+
+    @property
+    def rows(self) -> int:
+        """How many samples these are."""
+        return self.samples.rows
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker answered to one batch: rows, or an error."""
+
+    batch: int
+    warm: bool = False
+    sequences: Any = ()
+    firsts: Any = ()
+    timestamps: Any = ()
+    rows: list[list[Any]] = []
+    invalid: int = 0
+    words: str = ""
+    failure: wire.Failure | None = None
+
+
+class Member:
+    """A worker process for release `release`, known to the updater as deployment `key`."""
+
+    def __init__(
+        self, key: int, release: str, root: Path, columns: list[str], tunables: dict[str, Any], now: float
+    ) -> None:
+        self.key, self.release, self.root, self.columns, self.tunables = key, release, root, columns, tunables
+        self.started_at = now
+        self.loaded: wire.Loaded | None = None
+        self.sandbox: dict[str, str] = {}
+        self.owed: deque[tuple[int, float]] = deque()
+        self._ended: str | None = None
+        self._buffer = bytearray(wire.INLINE_BYTES + 64)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            self.pid = _spawn(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self.sock = ours
+        self.fd = ours.fileno()
+
+    def give(self, batch: Batch, now: float, *, warm: bool = False) -> None:
+        """Send a batch's columns. Raises `OSError` when the worker is gone or its queue is full."""
+        if len(self.owed) >= OUTSTANDING_MAX:
+            raise BlockingIOError(f"{len(self.owed)} batches unanswered")
+        samples = batch.samples
+        header = Header(Kind.FRAME, Flag.WARM if warm else Flag.NONE, batch.number, batch.rows, len(self.columns))
+        wire.send(self.sock, header, samples.sequences, samples.timestamps, samples.select(self.columns))
+        self.owed.append((batch.number, now))
+
+    def owes_since(self) -> float | None:
+        """Return when the oldest unanswered batch was given, None when nothing is owed."""
+        return self.owed[0][1] if self.owed else None
+
+    def receive(self) -> Answer | wire.Loaded | wire.Ready | wire.Failure | None:
+        """Return the next message, or None at the end of the worker. Raises `BlockingIOError` when nothing waits.
+
+        A message that is none of ours raises `ValueError`: the worker is not to be trusted any further.
+        """
+        try:
+            message = wire.receive(self.sock, self._buffer)
+        except ConnectionResetError:
+            return None
+        if message is None:
+            return None
+        header, payload = message
+        try:
+            return self._parse(header, payload)
+        except (msgspec.DecodeError, struct.error, IndexError) as error:
+            raise ValueError(f"unreadable {header.kind.name}: {error}") from None
+
+    def _parse(self, header: Header, payload: memoryview) -> Answer | wire.Loaded | wire.Ready | wire.Failure:
+        if header.kind is Kind.READY:
+            ready = decode_json(payload, wire.Ready)
+            self.sandbox = ready.sandbox
+            self._send(Header(Kind.LOAD), wire.Load(root=str(self.root), release=self.release, tunables=self.tunables))
+            return ready
+        if header.kind is Kind.LOADED:
+            self.loaded = decode_json(payload, wire.Loaded)
+            return self.loaded
+        if header.kind is Kind.ERROR and header.batch == 0:
+            return decode_json(payload, wire.Failure)
+        if header.kind not in (Kind.RESULT, Kind.ERROR):
+            raise ValueError(f"a worker does not send {header.kind.name}")
+        if not self.owed or self.owed.popleft()[0] != header.batch:
+            raise ValueError(f"an answer to batch {header.batch} out of turn")
+        warm = bool(header.flags & Flag.WARM)
+        if header.kind is Kind.ERROR:
+            return Answer(batch=header.batch, warm=warm, failure=decode_json(payload, wire.Failure))
+        return Answer(batch=header.batch, warm=True) if warm else _rows(header, payload)
+
+    def stop(self) -> None:
+        """Ask the worker to clean up and exit; follow with `kill` after a grace period."""
+        with contextlib.suppress(OSError):
+            wire.send(self.sock, Header(Kind.STOP))
+
+    def kill(self) -> None:
+        """End the process now. `reap` collects it later: tearing down an interpreter takes milliseconds."""
+        self.sock.close()
+        if self._ended is None:  # a reaped pid may belong to somebody else by now
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> str | None:
+        """Return how the process ended in words, None while it has not."""
+        if self._ended is not None:
+            return self._ended
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            self._ended = "is gone"
+            return self._ended
+        if pid == 0:
+            return None
+        code = os.waitstatus_to_exitcode(status)
+        self._ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        return self._ended
+
+    def obituary(self) -> Reason:
+        """Say how the worker ended, once its socket is at its end; waits `OBITUARY_SECONDS` at the most."""
+        deadline = time.monotonic() + OBITUARY_SECONDS
+        while (ended := self.reap()) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return Reason(code=ReasonCode.EXITED, message=f"the worker {ended or 'closed its socket'}")
+
+    def _send(self, header: Header, body: msgspec.Struct) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end of file says it all
+            wire.send(self.sock, header, encode_json(body))
+
+
+def failure_of(error: Exception) -> Reason:
+    """Return the reason for a worker that breaks the protocol or does not take its frames."""
+    if isinstance(error, BlockingIOError):
+        return Reason(code=ReasonCode.BEHIND, message=f"the worker falls behind: {error}")
+    return Reason(code=ReasonCode.EXITED, message=f"the worker is gone or talks nonsense: {error}")
+
+
+def _rows(header: Header, payload: memoryview) -> Answer:
+    count = header.rows
+    note = 4 + int.from_bytes(payload[:4], "little")
+    words = decode_json(payload[4:note], str)
+    heads = array("q", bytes(payload[note : note + 24 * count]))
+    body = payload[note + 24 * count :]
+    if len(heads) != 3 * count:
+        raise ValueError(f"a result of {count} rows is too short")
+    if header.flags & Flag.RAW:
+        flat, width = array("d", bytes(body)), header.columns
+        if len(flat) != count * width:
+            raise ValueError(f"a result of {count} rows and {width} columns has {len(flat)} values")
+        rows: list[list[Any]] = [list(flat[at : at + width]) for at in range(0, len(flat), width)] if width else []
+    else:
+        rows = decode_json(body, list[list[Any]])
+    if len(rows) != count:
+        raise ValueError(f"a result of {count} rows brought {len(rows)}")
+    return Answer(
+        batch=header.batch,
+        sequences=heads[:count],
+        firsts=heads[count : 2 * count],
+        timestamps=heads[2 * count :],
+        rows=rows,
+        invalid=header.invalid,
+        words=words,
+    )
+
+
+def _spawn(sock: socket.socket) -> int:
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _THREADS
+    command = [sys.executable, "-I", "-P", "-m", "edge_agent.runtime.worker", str(os.getpid())]
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, 2, 1),  # what a filter prints goes where the agent's log goes
+        (os.POSIX_SPAWN_DUP2, sock.fileno(), 3),
+    ]
+    return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)

@@ -1,0 +1,183 @@
+"""Outputs as JSON messages to one MQTT topic: bounded, in order, and resent until the broker has them.
+
+An output counts as confirmed when the broker acknowledged it (QoS 1) or the socket took it (QoS 0), and never before
+all older ones. What the broker refuses for good (no permission, too large) is counted as a fault and given up: a
+publication that can never succeed must not stop the stream for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+import mqtt5
+import msgspec
+
+from edge_agent.config import Broker, MqttOutput
+from edge_agent.contract.messages import OutputMessage
+from edge_agent.runtime.interest import Interest
+from edge_agent.runtime.mqtt_stream import FAILURE_CODE, KEEP_ALIVE_SECONDS, Connection
+from edge_agent.runtime.samples import Faults
+
+__all__ = ["OUTPUTS_MAX", "REFUSED", "TOO_LARGE", "MqttSink"]
+
+OUTPUTS_MAX = 10_000
+OUTPUT_BYTES_MAX = 16 * 1024 * 1024
+UNSENT_BYTES_MAX = 128 * 1024
+IN_FLIGHT_MAX = 1_000
+REFUSED = "refused by the broker"
+TOO_LARGE = "output too large"
+_encode = msgspec.json.Encoder().encode
+
+
+class MqttSink:
+    """The sink of one slot. `confirmed` counts outputs that are safe, since it was made."""
+
+    def __init__(
+        self,
+        config: MqttOutput,
+        broker: Broker,
+        name: str,
+        *,
+        outputs_max: int = OUTPUTS_MAX,
+        keep_alive_seconds: int = KEEP_ALIVE_SECONDS,
+    ) -> None:
+        self.confirmed = 0
+        self.faults = Faults()
+        self._topic = config.topic
+        self._qos = mqtt5.QoS(config.qos)
+        self._retain = config.retain
+        self._outputs_max = outputs_max
+        self._connection = Connection(config.broker or broker, f"{name}-out", keep_alive_seconds=keep_alive_seconds)
+        self._opened = 0
+        self._written = 0
+        self._bytes = 0  # of everything unconfirmed
+        self._backlog: deque[bytes] = deque()
+        self._sending: deque[tuple[int, bytes]] = deque()  # QoS 0: where each ends in what was queued
+        self._unacknowledged: OrderedDict[int, bytes | None] = (
+            OrderedDict()
+        )  # QoS 1: None: done, but an older one is not
+        self._packet_id = 0
+
+    @property
+    def room(self) -> int:
+        """How many outputs may be written now."""
+        return 0 if self._bytes > OUTPUT_BYTES_MAX else self._outputs_max - (self._written - self.confirmed)
+
+    @property
+    def problem(self) -> str:
+        """Why no output can leave now, in words; empty while the connection is open."""
+        return self._connection.problem
+
+    def interest(self) -> Interest:
+        """Return descriptor, poll events and deadline; see `edge_agent.runtime.sinks.Sink`."""
+        return self._connection.interest()
+
+    def handle(self, events: int, now: float) -> None:
+        """Send what waits, and take acknowledgements."""
+        connection = self._connection
+        packets = connection.handle(events, now)
+        if connection.opened != self._opened:
+            self._opened = connection.opened
+            self._restart()
+        for packet in packets:
+            if isinstance(packet, mqtt5.PubAckPacket):
+                self._acknowledged(packet)
+        self._pump(now)
+
+    def write(self, messages: Sequence[OutputMessage]) -> None:
+        """Take outputs, in order. `ValueError` for more than `room`."""
+        if len(messages) > self._outputs_max - (self._written - self.confirmed):
+            raise ValueError(f"{len(messages)} outputs do not fit: there is room for {self.room}")
+        for message in messages:
+            payload = _encode(message)
+            self._backlog.append(payload)
+            self._bytes += len(payload)
+        self._written += len(messages)
+        self._pump(time.monotonic())
+
+    def close(self) -> None:
+        """Leave the broker. What is unconfirmed is not sent."""
+        self._connection.close()
+
+    def _pump(self, now: float) -> None:
+        """Give the connection as much as it may hold, and count what the socket took."""
+        connection = self._connection
+        window = min(IN_FLIGHT_MAX, connection.receive_maximum)
+        while True:
+            while (
+                self._backlog
+                and connection.open
+                and connection.queued_bytes - connection.sent_bytes < UNSENT_BYTES_MAX
+                and len(self._unacknowledged) < window
+            ):
+                self._publish(self._backlog.popleft())
+            sent = connection.sent_bytes
+            connection.flush(now)
+            self._handed_over()
+            if not self._backlog or connection.sent_bytes == sent:
+                return
+
+    def _publish(self, payload: bytes) -> None:
+        packet_id = None if self._qos == mqtt5.QoS.AT_MOST_ONCE else self._fresh_id()
+        if packet_id is not None and not payload:
+            self._unacknowledged[packet_id] = None
+            self._confirm()
+            return
+        packet = mqtt5.PublishPacket(
+            self._topic, payload, qos=self._qos, retain=self._retain, packet_id=packet_id
+        ).write()
+        connection = self._connection
+        # An oversize publication would end the connection, and again after every reconnection.
+        if len(packet) > connection.packet_bytes_max:
+            self.faults.note(TOO_LARGE, f"{len(packet)} bytes, the broker takes {connection.packet_bytes_max}")
+            packet = b""
+        if packet_id is None:
+            connection.send(packet)
+            self._sending.append((connection.queued_bytes, payload))
+            return
+        self._unacknowledged[packet_id] = payload
+        if packet:
+            connection.send(packet)
+        else:
+            self._settle(packet_id)
+
+    def _fresh_id(self) -> int:
+        while True:
+            self._packet_id = self._packet_id % 65_535 + 1
+            if self._packet_id not in self._unacknowledged:
+                return self._packet_id
+
+    def _acknowledged(self, packet: mqtt5.PubAckPacket) -> None:
+        if int(packet.reason_code) >= FAILURE_CODE:
+            self.faults.note(REFUSED, f"{self._topic}: {packet.reason_code.name} {packet.reason_str or ''}".rstrip())
+        self._settle(packet.packet_id)
+
+    def _settle(self, packet_id: int) -> None:
+        """Mark one as done."""
+        payload = self._unacknowledged.get(packet_id)
+        if payload is None:
+            return
+        self._bytes -= len(payload)
+        self._unacknowledged[packet_id] = None
+        self._confirm()
+
+    def _confirm(self) -> None:
+        """Count the done ones that no undone one stands before."""
+        while self._unacknowledged and next(iter(self._unacknowledged.values())) is None:
+            self._unacknowledged.popitem(last=False)
+            self.confirmed += 1
+
+    def _handed_over(self) -> None:
+        while self._sending and self._sending[0][0] <= self._connection.sent_bytes:
+            self._bytes -= len(self._sending.popleft()[1])
+            self.confirmed += 1
+
+    def _restart(self) -> None:
+        """Put what the last connection did not get through in front of the backlog, in order."""
+        self._backlog.extendleft(payload for _, payload in reversed(self._sending))
+        self._sending.clear()
+        # One that is done already keeps its place, empty: it must not be confirmed before an older one is.
+        self._backlog.extendleft(payload or b"" for payload in reversed(self._unacknowledged.values()))
+        self._unacknowledged.clear()

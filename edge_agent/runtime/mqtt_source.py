@@ -1,0 +1,217 @@
+"""Samples from an MQTT topic, in batches, acknowledged only when what they led to is safe (R4).
+
+It decides what becomes a sample and when a message is acknowledged. Payloads that do not fit are counted by kind and
+acknowledged in their turn: a broken sensor never stops the stream. While more than `pending_rows_max` samples wait to
+be taken nothing is read, so the broker has to wait.
+
+A broker that resumes a session sends again what it holds as unacknowledged, under the same packet identifier (MQTT 5,
+section 4.4). Messages that are held here already are recognized by identifier and content and become no second sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from array import array
+from collections import OrderedDict, deque
+
+import mqtt5
+
+from edge_agent.config import Broker, MqttInput
+from edge_agent.runtime.decode import Layout
+from edge_agent.runtime.interest import Interest
+from edge_agent.runtime.mqtt_stream import KEEP_ALIVE_SECONDS, Connection
+from edge_agent.runtime.samples import BadPayload, Faults, Samples
+
+__all__ = ["PENDING_ROWS_MAX", "MqttSource"]
+
+PENDING_ROWS_MAX = 4096
+SESSION_SECONDS = 24 * 3600
+ANSWERED_MAX = 16_384
+
+
+class _Held:
+    """A message that is not acknowledged yet; `rows` is 0 for one that became no sample."""
+
+    __slots__ = ("content", "opened", "packet_id", "rows")
+
+    def __init__(self, packet_id: int, opened: int, content: int, rows: int) -> None:
+        self.packet_id = packet_id
+        self.opened = opened
+        self.content = content
+        self.rows = rows
+
+
+class MqttSource:
+    """The source of one slot. `name` becomes the MQTT client id, together with topic and QoS: an old session with
+    another subscription must not pour into this one.
+
+    `start_sequence` is where counting starts; with sequences from the payload, a redelivered message with a smaller
+    one was answered before a restart and is only acknowledged (`repeats` counts them).
+    """
+
+    finished = False
+
+    def __init__(
+        self,
+        config: MqttInput,
+        broker: Broker,
+        name: str,
+        *,
+        start_sequence: int = 0,
+        pending_rows_max: int = PENDING_ROWS_MAX,
+        keep_alive_seconds: int = KEEP_ALIVE_SECONDS,
+    ) -> None:
+        self._layout = Layout(config.columns, config.timestamp, config.sequence)
+        self.columns = self._layout.columns
+        self.faults = Faults()
+        self.repeats = 0
+        self._qos = config.qos
+        mark = hashlib.sha256(f"{config.topic}\0{config.qos}".encode()).hexdigest()[:8]
+        self._connection = Connection(
+            config.broker or broker,
+            f"{name}-in-{mark}",
+            subscription=(config.topic, config.qos),
+            session_seconds=SESSION_SECONDS if config.qos else 0,
+            keep_alive_seconds=keep_alive_seconds,
+        )
+        self._pending_rows_max = pending_rows_max
+        self._start_sequence = self._next_sequence = start_sequence
+        self._opened = 0
+        self._taken = 0
+        self._sequences, self._timestamps, self._values = array("q"), array("q"), array("d")
+        self._held: deque[_Held] = deque()
+        self._awaited: dict[int, _Held] = {}
+        self._answered: OrderedDict[int, int] = OrderedDict()
+
+    @property
+    def rejected(self) -> int:
+        """How many messages became no sample."""
+        return self.faults.total()
+
+    @property
+    def problem(self) -> str:
+        """Why no samples can arrive now, in words; empty while the connection is open."""
+        return self._connection.problem
+
+    @property
+    def pending(self) -> int:
+        """How many samples wait to be taken."""
+        return len(self._sequences)
+
+    def interest(self) -> Interest:
+        """Return descriptor, poll events and deadline; see `edge_agent.runtime.sources.Source`."""
+        return self._connection.interest(reading=len(self._sequences) < self._pending_rows_max)
+
+    def handle(self, events: int, now: float) -> None:
+        """Read what is there and turn it into samples."""
+        connection = self._connection
+        packets = connection.handle(events, now)
+        if connection.opened != self._opened:
+            self._opened = connection.opened
+            self._resume()
+        for packet in packets:
+            if isinstance(packet, mqtt5.PublishPacket):
+                self._accept(packet)
+        if packets and self._qos:
+            self._release(0)
+            connection.flush(now)
+
+    def take(self, room: int) -> Samples | None:
+        """Return up to `room` samples, oldest first, or None. They stay unacknowledged."""
+        rows = min(room, len(self._sequences))
+        if rows <= 0:
+            return None
+        self._taken += rows
+        waiting = Samples(self.columns, self._sequences, self._timestamps, self._values)
+        if rows == waiting.rows:
+            self._sequences, self._timestamps, self._values = array("q"), array("q"), array("d")
+            return waiting
+        taken = waiting.part(0, rows)
+        del self._sequences[:rows], self._timestamps[:rows], self._values[: rows * len(self.columns)]
+        return taken
+
+    def acknowledge(self, rows: int) -> None:
+        """Tell the broker that the oldest `rows` taken samples are safe. `ValueError` if so many were not taken."""
+        if not 0 <= rows <= self._taken:
+            raise ValueError(f"{rows} samples cannot be acknowledged: {self._taken} are taken and unacknowledged")
+        self._taken -= rows
+        if self._qos and rows:
+            self._release(rows)
+            self._connection.flush(time.monotonic())
+
+    def close(self) -> None:
+        """Leave the broker. It keeps what is unacknowledged for the next start (QoS 1)."""
+        self._connection.close()
+
+    # --- messages
+
+    def _accept(self, packet: mqtt5.PublishPacket) -> None:
+        payload = packet.payload
+        packet_id = packet.packet_id or 0
+        content = hash(payload) if packet_id else 0
+        if packet_id and packet.duplicate and self._known(packet_id, content):
+            return
+        rows = 0
+        try:
+            sequence, timestamp, values = self._layout.decode(payload)
+            if sequence is None:
+                sequence = self._next_sequence
+                self._next_sequence += 1
+            elif packet.duplicate and sequence < self._start_sequence:
+                self.repeats += 1
+                self._hold(packet_id, content, 0)
+                return
+            self._sequences.append(sequence)
+            self._timestamps.append(time.time_ns() if timestamp is None else timestamp)
+            self._values.extend(values)
+            rows = 1
+        except BadPayload as bad:
+            self.faults.note(bad.kind, f"{packet.topic}: {bad}")
+        self._hold(packet_id, content, rows)
+
+    def _hold(self, packet_id: int, content: int, rows: int) -> None:
+        if self._qos:
+            self._held.append(_Held(packet_id, self._opened, content, rows))
+
+    def _known(self, packet_id: int, content: int) -> bool:
+        """Whether a redelivered message is held here or was answered already."""
+        held = self._awaited.get(packet_id)
+        if held is not None and held.content == content:
+            del self._awaited[packet_id]
+            held.opened = self._opened
+        elif self._answered.get(packet_id) == content:
+            self._connection.send(mqtt5.PubAckPacket(packet_id).write())
+        else:
+            return False
+        self.repeats += 1
+        return True
+
+    def _release(self, rows: int) -> None:
+        """Acknowledge the oldest messages that make up `rows` samples, and what was rejected among and after them.
+
+        In the order of arrival, as MQTT 5 section 4.6 demands.
+        """
+        held = self._held
+        while held and (rows or not held[0].rows):
+            message = held.popleft()
+            rows -= message.rows
+            if not message.packet_id:
+                continue
+            if message.opened == self._opened:
+                self._connection.send(mqtt5.PubAckPacket(message.packet_id).write())
+            self._awaited.pop(message.packet_id, None)
+            self._answered[message.packet_id] = message.content
+            self._answered.move_to_end(message.packet_id)
+            if len(self._answered) > ANSWERED_MAX:
+                self._answered.popitem(last=False)
+
+    def _resume(self) -> None:
+        """Look at a fresh connection: what will be sent again, or never again."""
+        if self._connection.resumed:
+            self._awaited = {message.packet_id: message for message in self._held if message.packet_id}
+            return
+        self._awaited = {}
+        self._answered.clear()
+        for message in self._held:
+            message.packet_id = 0  # the broker has forgotten them: no acknowledgement, other messages get these numbers

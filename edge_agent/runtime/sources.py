@@ -1,0 +1,90 @@
+"""What a source is, and which one a slot's configuration asks for.
+
+A source runs in the supervisor's thread: it never blocks, never raises for what the outside world does, and bounds
+what it holds. Nothing it gave out is acknowledged upstream before `acknowledge` says so (R4).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edge_agent.config import Config, MqttInput
+from edge_agent.runtime.csv_source import CsvSource
+from edge_agent.runtime.interest import Interest
+from edge_agent.runtime.mqtt_source import MqttSource
+from edge_agent.runtime.samples import Faults, Samples
+
+__all__ = ["Faults", "Interest", "Samples", "Source", "client_name", "open_source"]
+
+
+class Source(Protocol):
+    """Where a slot's samples come from.
+
+    `columns` are the logical columns in the order of `Samples.values`. `faults` counts what became no sample by kind
+    (`faults.messages` has the last message of each), `rejected` in all. `problem` says in words why nothing can come
+    now, or is empty. `finished` is True when nothing will ever come again.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Logical column names."""
+        ...
+
+    @property
+    def faults(self) -> Faults:
+        """What became no sample."""
+        ...
+
+    @property
+    def rejected(self) -> int:
+        """How many messages or rows became no sample."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can come now."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last sample was taken."""
+        ...
+
+    def interest(self) -> Interest:
+        """Return descriptor (-1: none), poll events and the monotonic time to call `handle` at the latest (or None).
+
+        Ask before every poll(): all three change, and a descriptor number may return as another file.
+        """
+        ...
+
+    def handle(self, events: int, now: float) -> None:
+        """Do what is due. `events` is what poll() saw (0: the time has come), `now` monotonic seconds."""
+        ...
+
+    def take(self, room: int) -> Samples | None:
+        """Return the oldest waiting samples, at most `room` rows, or None."""
+        ...
+
+    def acknowledge(self, rows: int) -> None:
+        """The oldest `rows` taken samples are safe downstream."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; called once."""
+        ...
+
+
+def open_source(config: Config, slot: str, *, start_sequence: int = 0) -> Source:
+    """Return the source of a slot; it begins with sample `start_sequence` (see the sources for what that means).
+
+    Raises `ConfigError` when a file lacks what the configuration names.
+    """
+    wanted = config.slot[slot].input
+    if isinstance(wanted, MqttInput):
+        return MqttSource(wanted, config.broker, client_name(config, slot), start_sequence=start_sequence)
+    return CsvSource(wanted, start_sequence=start_sequence)
+
+
+def client_name(config: Config, slot: str) -> str:
+    """Return what the slot's MQTT client ids begin with: unique on the broker, the same after a restart."""
+    return f"fieldcast-{config.device.fleet}-{config.device.id}-{slot}"

@@ -1,0 +1,160 @@
+"""What supervisor and worker say to each other over a unix SEQPACKET socket (R1): a fixed header and raw bytes.
+
+Never pickle. Both ends are the same version of this package, so the format needs no negotiation; the magic number only
+guards against a stray writer. Payloads above `INLINE_BYTES` travel in a memfd passed along.
+
+    kind      direction   payload
+    READY     w -> s      JSON `Ready`: the worker is up and locked down, before it loads anything
+    LOAD      s -> w      JSON `Load`
+    LOADED    w -> s      JSON `Loaded`: constructed, initialized, self-tested
+    FRAME     s -> w      int64 sequences[rows], int64 timestamps[rows], float64 values[rows x columns]
+    RESULT    w -> s      u32 length and JSON words about invalid rows, int64 sequences[rows], firsts[rows],
+                          timestamps[rows], then float64 values[rows x columns] (flag RAW) or JSON rows;
+                          header.invalid counts rows outside the output spec; a WARM batch is answered empty
+    ERROR     w -> s      JSON `Failure`: the batch failed (batch > 0), or loading did (batch 0)
+    STOP      s -> w      empty: `cleanup()` and exit
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import socket
+import struct
+from typing import Any
+
+import msgspec
+
+from edge_agent.contract.errors import Reason
+
+__all__ = ["HEADER", "INLINE_BYTES", "Failure", "Flag", "Header", "Kind", "Load", "Loaded", "Ready", "receive", "send"]
+
+HEADER = struct.Struct("<HBBIQII")  # magic, kind, flags, invalid, batch, rows, columns
+MAGIC = 0xFC01
+INLINE_BYTES = 65_536
+PAYLOAD_BYTES_MAX = 256 * 1024 * 1024
+
+
+class Kind(enum.IntEnum):
+    """Message kinds; see the module's table."""
+
+    READY = 1
+    LOAD = 2
+    LOADED = 3
+    FRAME = 4
+    RESULT = 5
+    ERROR = 6
+    STOP = 7
+
+
+class Flag(enum.IntFlag):
+    """RAW: result values are float64. MEMFD: the payload is in the passed descriptor, its size in the datagram.
+
+    WARM: history, whose results and errors count for nothing.
+    """
+
+    NONE = 0
+    RAW = 1
+    MEMFD = 2
+    WARM = 4
+
+
+class Header(msgspec.Struct, frozen=True):
+    """One message's head. `batch` numbers batches from 1; `invalid` counts result rows that fail the output's spec."""
+
+    kind: Kind
+    flags: Flag = Flag.NONE
+    batch: int = 0
+    rows: int = 0
+    columns: int = 0
+    invalid: int = 0
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sandbox applied, per layer: `applied`, `refused: why` or `not covered: why`."""
+
+    pid: int
+    sandbox: dict[str, str]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the release's files lie (see `edge_agent.update.layout`), and the device's tunable values."""
+
+    root: str
+    release: str
+    tunables: dict[str, Any] = {}
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """How long loading took, in seconds, and what the self-test showed, in words."""
+
+    load_seconds: float
+    self_test: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the worker could not do what it was asked. `traceback` has source lines, bounded to 16 KB."""
+
+    reason: Reason
+    traceback: str = ""
+
+
+def send(sock: socket.socket, header: Header, *parts: bytes | bytearray | memoryview) -> None:
+    """Send one message; `parts` are concatenated into the payload. Raises `OSError` (also `BlockingIOError`)."""
+    size = sum(memoryview(part).nbytes for part in parts)
+    flags = header.flags
+    if size <= INLINE_BYTES:
+        head = HEADER.pack(MAGIC, header.kind, flags, header.invalid, header.batch, header.rows, header.columns)
+        sock.sendmsg((head, *parts))
+        return
+    head = HEADER.pack(
+        MAGIC, header.kind, flags | Flag.MEMFD, header.invalid, header.batch, header.rows, header.columns
+    )
+    memory = os.memfd_create("frame", os.MFD_CLOEXEC)
+    try:
+        for part in parts:
+            view = memoryview(part).cast("B")
+            while view:
+                view = view[os.write(memory, view) :]
+        socket.send_fds(sock, (head, size.to_bytes(8, "little")), [memory])
+    finally:
+        os.close(memory)
+
+
+def receive(sock: socket.socket, buffer: bytearray) -> tuple[Header, memoryview] | None:
+    """Return the next message, or None when the other end is gone.
+
+    `buffer` (at least `INLINE_BYTES + 64` bytes) is reused: an inline payload is a view into it, valid until the next
+    call. Raises `ValueError` for anything that is not one of our messages, `BlockingIOError` when nothing waits.
+    """
+    size, ancillary, flags, _ = sock.recvmsg_into([buffer], socket.CMSG_SPACE(4))
+    passed = [
+        struct.unpack("i", data[:4])[0]
+        for level, kind, data in ancillary
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+    ]
+    try:
+        if size == 0:
+            return None
+        if size < HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ValueError(f"message of {size} bytes is truncated or too short")
+        magic, kind, flag, invalid, batch, rows, columns = HEADER.unpack_from(buffer)
+        if magic != MAGIC:
+            raise ValueError(f"message starts with {magic:#x}, not {MAGIC:#x}")
+        header = Header(Kind(kind), Flag(flag), batch, rows, columns, invalid)
+        payload = memoryview(buffer)[HEADER.size : size]
+        if header.flags & Flag.MEMFD:
+            payload = _map(passed, int.from_bytes(payload[:8], "little"))
+        return header, payload
+    finally:
+        for descriptor in passed:
+            os.close(descriptor)
+
+
+def _map(passed: list[int], size: int) -> memoryview:
+    if len(passed) != 1 or not 0 < size <= PAYLOAD_BYTES_MAX:
+        raise ValueError(f"a payload of {size} bytes came with {len(passed)} descriptors")
+    if os.fstat(passed[0]).st_size != size:
+        raise ValueError("the passed memory is not of the size announced")
+    return memoryview(mmap.mmap(passed[0], size, mmap.MAP_PRIVATE, mmap.PROT_READ))

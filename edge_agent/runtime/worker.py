@@ -1,0 +1,190 @@
+"""The worker: one process, one release, user code inside (R1, R7). Started as `python -m edge_agent.runtime.worker PARENT`.
+
+It locks itself down before anything is imported that could start a thread, then obeys the supervisor on descriptor 3:
+load, answer frames in order, stop. Whatever a filter raises becomes an ERROR message; the process itself only ends when
+told to, when the supervisor is gone, or when user code kills it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_agent.contract.digest import decode_json, encode_json
+from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.runtime import wire
+from edge_agent.runtime.wire import Flag, Header, Kind
+
+if TYPE_CHECKING:
+    from edge_agent.contract.manifest import Manifest
+    from edge_agent.sdk.frame import Frame
+    from edge_agent.sdk.pipeline import Pipeline
+
+__all__ = ["Worker", "main"]
+
+SOCKET_FD = 3
+TRACEBACK_BYTES_MAX = 16_384
+
+
+class Worker:
+    """Serves one release over one socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray(wire.INLINE_BYTES + 64)
+        self._pipeline: Pipeline | None = None
+        self._manifest: Manifest | None = None
+
+    def serve(self, sandbox: dict[str, str]) -> None:
+        """Answer messages until STOP or until the supervisor is gone."""
+        self._send(Header(Kind.READY), encode_json(wire.Ready(pid=os.getpid(), sandbox=sandbox)))
+        while (message := wire.receive(self._sock, self._buffer)) is not None:
+            header, payload = message
+            if header.kind is Kind.FRAME:
+                self._answer(header, payload)
+            elif header.kind is Kind.LOAD:
+                self._load(decode_json(payload, wire.Load))
+            elif header.kind is Kind.STOP:
+                break
+            else:
+                raise ValueError(f"the supervisor sent {header.kind.name}, which is not for workers")
+        if self._pipeline is not None:
+            self._pipeline.cleanup()
+
+    def _load(self, load: wire.Load) -> None:
+        started = time.monotonic()
+        try:
+            self._manifest, self._pipeline = _load(Path(load.root), load.tunables)
+            self._pipeline.initialize()
+        except Exception as error:  # noqa: BLE001 - whatever user code raises is the release's failure
+            return self._fail(0, ReasonCode.START, error)
+        try:
+            words = self._self_test(Path(load.root))
+        except Exception as error:  # noqa: BLE001
+            return self._fail(0, ReasonCode.SELF_TEST, error)
+        loaded = wire.Loaded(load_seconds=round(time.monotonic() - started, 4), self_test=words)
+        self._send(Header(Kind.LOADED), encode_json(loaded))
+        return None
+
+    def _self_test(self, root: Path) -> str:
+        """Run the release's own test on a pipeline of its own, so that no state of it reaches live data."""
+        assert self._manifest is not None
+        ref = self._manifest.self_test
+        if ref is None:
+            return "no self-test shipped"
+        from edge_agent.sdk.selftest import check
+
+        _, twin = _load(root, {})
+        twin.initialize()
+        try:
+            return check(twin, (root / "blobs" / ref.digest.hex).read_bytes())
+        finally:
+            twin.cleanup()
+
+    def _answer(self, header: Header, payload: memoryview) -> None:
+        try:
+            if self._pipeline is None or self._manifest is None:
+                raise RuntimeError("a frame came before the release was loaded")
+            result = self._pipeline.run(_frame(header, payload, tuple(self._manifest.input.columns)))
+            if header.flags & Flag.WARM:
+                return self._send(Header(Kind.RESULT, Flag.WARM, header.batch))
+            self._reply(header.batch, result)
+        except Exception as error:  # noqa: BLE001
+            self._fail(header.batch, ReasonCode.ERRORS, error, header.flags & Flag.WARM)
+
+    def _reply(self, batch: int, result: Frame) -> None:
+        from edge_agent.sdk.validity import invalid_rows
+
+        assert self._manifest is not None
+        invalid, words = invalid_rows(self._manifest.output, result)
+        flags, columns, values = _encode_values(result)
+        heads = b"".join(part.tobytes() for part in (result.sequences, result.firsts, result.timestamps))
+        note = encode_json(words[:300])
+        header = Header(Kind.RESULT, flags, batch, len(result), columns, min(invalid, 0xFFFFFFFF))
+        self._send(header, len(note).to_bytes(4, "little"), note, heads, values)
+
+    def _fail(self, batch: int, code: ReasonCode, error: Exception, flags: Flag = Flag.NONE) -> None:
+        stage = str(getattr(error, "stage", ""))
+        cause = getattr(error, "original", error)
+        text = "".join(traceback.format_exception(cause))
+        reason = Reason(code=code, message=_words(cause), where=stage)
+        failure = wire.Failure(reason=reason, traceback=text[-TRACEBACK_BYTES_MAX:])
+        self._send(Header(Kind.ERROR, flags, batch), encode_json(failure))
+
+    def _send(self, header: Header, *parts: bytes) -> None:
+        wire.send(self._sock, header, *parts)
+
+
+def _load(root: Path, tunables: dict[str, object]) -> tuple[Manifest, Pipeline]:
+    from edge_agent.contract.manifest import parse_manifest
+    from edge_agent.runtime.loader import load_pipeline
+
+    return parse_manifest((root / "manifest.json").read_bytes()), load_pipeline(root, tunables)
+
+
+def _frame(header: Header, payload: memoryview, columns: tuple[str, ...]) -> Frame:
+    import numpy as np
+
+    from edge_agent.sdk.frame import Frame
+
+    rows, width = header.rows, header.columns
+    heads = rows * 8
+    # Copies: the buffer is reused, and filters may keep what they were given.
+    sequences = np.frombuffer(payload[:heads], np.int64).copy()
+    timestamps = np.frombuffer(payload[heads : 2 * heads], np.int64).copy()
+    values = np.frombuffer(payload[2 * heads :], np.float64).reshape(rows, width).copy()
+    return Frame(values, timestamps, sequences, columns=columns)
+
+
+def _encode_values(result: Frame) -> tuple[Flag, int, bytes]:
+    """Return numbers as raw float64 rows, anything else as JSON rows."""
+    import numpy as np
+
+    rows = len(result)
+    if rows == 0:
+        return Flag.RAW, 0, b""
+    values = result.values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        matrix = np.ascontiguousarray(values.reshape(rows, -1), np.float64)
+        return Flag.RAW, matrix.shape[1], matrix.tobytes()
+    listed = values.tolist() if isinstance(values, np.ndarray) else [_plain(row) for row in values]
+    table = [row if isinstance(row, list) else [row] for row in listed]
+    return Flag.NONE, len(table[0]), msgspec.json.encode(table)
+
+
+def _plain(value: object) -> object:
+    """Return numpy scalars and arrays as what JSON knows."""
+    import numpy as np
+
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def main() -> None:
+    """Lock down, then serve the socket on descriptor 3."""
+    from edge_agent.runtime.sandbox import Limits, apply
+
+    applied = apply(Limits(parent=int(sys.argv[1])))
+    sock = socket.socket(fileno=SOCKET_FD)
+    try:
+        Worker(sock).serve(applied)
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)  # the supervisor is gone; so are we
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What leaves a pipeline: rows with one cell for each output column, an array where all cells are numbers.
+
+It gives shape, it does not judge: what does not fit the declared columns leaves as it is, and `validity` counts it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edge_agent.sdk.frame import Frame, fitting
+
+__all__ = ["to_rows"]
+
+
+def to_rows(frame: Frame, columns: tuple[str, ...]) -> Frame:
+    """Return `frame` as rows of `columns`.
+
+    Flat values become one column, text and object arrays become lists, dicts are read by column name, numpy values in
+    lists become Python's. Raises `ValueError` for a dict without one of the columns.
+    """
+    values = frame.values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        if not len(values):
+            values = np.empty((0, len(columns)))
+        elif values.ndim == 1:
+            values = values[:, np.newaxis]
+        names = columns if values.shape[-1] == len(columns) else fitting(frame.columns, values)
+        return Frame(values, frame.timestamps, frame.sequences, frame.firsts, names)
+    rows = [_row(row, columns) for row in (values.tolist() if isinstance(values, np.ndarray) else values)]
+    if not rows:
+        return Frame(np.empty((0, len(columns))), frame.timestamps, frame.sequences, frame.firsts, columns)
+    names = columns if all(len(row) == len(columns) for row in rows) else ()
+    return Frame(rows, frame.timestamps, frame.sequences, frame.firsts, names)
+
+
+def _row(row: Any, columns: tuple[str, ...]) -> list[Any]:
+    if isinstance(row, dict) and columns:
+        missing = [name for name in columns if name not in row]
+        if missing:
+            raise ValueError(f"a row has no {missing[0]!r}: its keys are {', '.join(map(str, row))}")
+        return [_cell(row[name]) for name in columns]
+    if isinstance(row, np.ndarray | np.generic):
+        row = row.tolist()
+    return [_cell(cell) for cell in row] if isinstance(row, list | tuple) else [_cell(row)]
+
+
+def _cell(cell: Any) -> Any:
+    return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

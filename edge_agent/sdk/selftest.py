@@ -1,0 +1,120 @@
+"""Self-tests: frames shipped with a release, and what the pipeline made of them on the author's machine.
+
+Numbers must agree within a tolerance, since processors differ in the last digits; all else exactly. A check leaves the
+pipeline as it found it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from edge_agent.contract.errors import AuthorError
+from edge_agent.sdk import plain
+from edge_agent.sdk.frame import Frame
+from edge_agent.sdk.pipeline import Pipeline
+from edge_agent.sdk.state import undisturbed
+
+__all__ = ["ROWS_MAX", "SelfTestFailed", "build", "check"]
+
+ROWS_MAX = 10_000
+_FORMAT = 1
+
+
+class SelfTestFailed(AuthorError, AssertionError):
+    """The pipeline gave something else than on the author's machine; the message names row, column and both values."""
+
+
+def build(pipeline: Pipeline, given: Any, *, rtol: float = 1e-4, atol: float = 1e-6) -> bytes:
+    """Run `pipeline` on `given` (array or `Frame`) and return input, output and tolerance as a blob.
+
+    Raises `AuthorError` if there are more than `ROWS_MAX` rows or no output comes, `StageError` if a stage fails.
+    """
+    frame = pipeline.frame_of(given)
+    if not 0 < len(frame) <= ROWS_MAX:
+        raise AuthorError(f"the self-test of {pipeline.name} has {len(frame)} rows: give it 1 to {ROWS_MAX}")
+    encoded = frame.to_bytes()  # before a stage may work in place
+    result = _run(pipeline, frame)
+    if not len(result):
+        raise AuthorError(
+            f"the self-test of {pipeline.name} shows nothing: its {len(frame)} rows give no output "
+            f"(windows need {pipeline.history} samples to be sure of one): give it more rows"
+        )
+    return plain.encode(
+        {
+            "format": _FORMAT,
+            "input": encoded,
+            "expected": _listed(result),
+            "columns": list(result.columns),
+            "rtol": rtol,
+            "atol": atol,
+        },
+        f"the self-test of {pipeline.name}",
+    )
+
+
+def check(pipeline: Pipeline, data: bytes) -> str:
+    """Run the self-test in `data` and return its result in words: "12 rows in, 3 out, equal within 1e-04".
+
+    Raises `SelfTestFailed`, `StageError` if a stage fails, `ValueError` if `data` is no self-test.
+    """
+    content = plain.decode(data)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("input"), bytes):
+        raise ValueError("not a self-test, or one of a format that this version does not read")
+    frame = Frame.from_bytes(content["input"])
+    found = _listed(_run(pipeline, frame))
+    expected = content.get("expected")
+    if expected is None:
+        return f"{len(frame)} rows in, {len(found)} out"
+    rtol, atol = float(content["rtol"]), float(content["atol"])
+    if len(found) != len(expected):
+        raise SelfTestFailed(
+            f"{len(frame)} rows in, {len(found)} out; on the author's machine {len(expected)} came out"
+        )
+    for row, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+        _compare_rows(row, mine, theirs, content.get("columns") or [], rtol, atol)
+    return f"{len(frame)} rows in, {len(found)} out, equal within {rtol:.0e}"
+
+
+def _run(pipeline: Pipeline, frame: Frame) -> Frame:
+    pipeline.initialize()
+    with undisturbed(member for _, member in pipeline.stages):
+        pipeline.reset()
+        return pipeline.run(frame)
+
+
+def _listed(frame: Frame) -> list[Any]:
+    return frame.values.tolist() if isinstance(frame.values, np.ndarray) else frame.values
+
+
+def _compare_rows(row: int, found: Any, expected: Any, columns: list[str], rtol: float, atol: float) -> None:
+    if not isinstance(found, list) or not isinstance(expected, list) or len(found) != len(expected):
+        if not _equal(found, expected, rtol, atol):
+            raise SelfTestFailed(f"row {row}: expected {_shown(expected)}, got {_shown(found)}")
+        return
+    for place, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+        if not _equal(mine, theirs, rtol, atol):
+            name = columns[place] if place < len(columns) else str(place)
+            raise SelfTestFailed(
+                f"row {row}, column {name!r}: expected {_shown(theirs)}, got {_shown(mine)} (tolerance {rtol:.0e})"
+            )
+
+
+def _equal(found: Any, expected: Any, rtol: float, atol: float) -> bool:
+    if isinstance(found, int | float) and isinstance(expected, int | float):
+        if math.isnan(found) or math.isnan(expected):
+            return math.isnan(found) and math.isnan(expected)
+        return math.isclose(found, expected, rel_tol=rtol, abs_tol=atol)
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
+        return len(found) == len(expected) and all(
+            _equal(one, other, rtol, atol) for one, other in zip(found, expected, strict=True)
+        )
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(_equal(found[key], expected[key], rtol, atol) for key in found)
+    return bool(found == expected)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)[:120]

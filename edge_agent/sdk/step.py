@@ -1,0 +1,117 @@
+"""One filter's call, made ready: how it wants to be called and what its answer means (R7).
+
+`predict`, or `transform` where a class spells it so; with the frame where the method takes a keyword `frame`;
+awaited where it is `async`. An answer of equal length inherits the times of what came in, an empty one says "nothing
+yet", any other length must be a `Frame`. Everything else is refused with the filter's name and both counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edge_agent.sdk.frame import Frame, Values, fitting
+
+__all__ = ["Step", "accepts", "settle"]
+
+_METHODS = ("predict", "transform")
+
+
+class Step:
+    """A filter bound to its calling convention, looked up once and not per batch."""
+
+    __slots__ = ("_call", "_wants_frame", "label")
+
+    def __init__(self, target: Any) -> None:
+        method = _method_of(target)
+        self.label = f"{type(target).__name__}.{method.__name__}"
+        self._call: Callable[..., Any] = method
+        self._wants_frame = accepts(method, "frame")
+
+    def values(self, frame: Frame) -> Values | Frame:
+        """Call the filter with `frame`; return a Frame if it made one, else values of equal length or none at all."""
+        result = self._call(frame.values, frame=frame) if self._wants_frame else self._call(frame.values)
+        kind = type(result)
+        if kind is np.ndarray and result.ndim and len(result) == len(frame):
+            return result  # type: ignore[no-any-return]
+        if kind is Frame:
+            return result  # type: ignore[no-any-return]
+        return self._judge(settle(result), len(frame))
+
+    def __call__(self, frame: Frame) -> Frame:
+        """Return the frame that comes out. Raises `TypeError` or `ValueError` for an answer that means nothing."""
+        result = self.values(frame)
+        if isinstance(result, Frame):
+            return result
+        if len(result) != len(frame):  # `_judge` lets only an empty answer pass
+            return Frame(result, frame.timestamps[:0], frame.sequences[:0], frame.firsts[:0])
+        return Frame(result, frame.timestamps, frame.sequences, frame.firsts, fitting(frame.columns, result))
+
+    def _judge(self, result: Any, rows: int) -> Values | Frame:
+        if isinstance(result, Frame):
+            return result
+        if result is None:
+            raise TypeError(
+                f"{self.label} returned None: return one row for each row given, a Frame, or [] for 'nothing yet' "
+                "(is a `return` missing?)"
+            )
+        if isinstance(result, tuple):
+            result = list(result)
+        elif not isinstance(result, list | np.ndarray) and hasattr(result, "__array__"):
+            result = np.asarray(result)
+        if not isinstance(result, list | np.ndarray) or (isinstance(result, np.ndarray) and not result.ndim):
+            raise TypeError(
+                f"{self.label} returned a {type(result).__name__} for {_rows(rows)}: "
+                "return an array or list with one row for each, or a Frame"
+            )
+        if len(result) not in (rows, 0):
+            raise ValueError(
+                f"{self.label} returned {_rows(len(result))} for {_rows(rows)}, and nothing says which time belongs to "
+                "which: take `*, frame` and return a Frame, for example frame.take(kept).with_values(result)"
+            )
+        return result
+
+
+def accepts(method: Callable[..., Any], name: str) -> bool:
+    """Tell whether `method` takes an argument `name` by keyword."""
+    try:
+        parameter = inspect.signature(method).parameters.get(name)
+    except (TypeError, ValueError):  # built-in without a signature
+        return False
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def settle(result: Any) -> Any:
+    """Return `result`, awaited if it is awaitable, also where an event loop already runs (a notebook)."""
+    if not inspect.isawaitable(result):
+        return result
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_await(result))
+    with concurrent.futures.ThreadPoolExecutor(1) as helper:
+        return helper.submit(asyncio.run, _await(result)).result()
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _method_of(target: Any) -> Callable[..., Any]:
+    from edge_agent.sdk.filter import Filter
+
+    for name in _METHODS:
+        method = getattr(target, name, None)
+        # `Filter` defines `predict` only for the documentation's sake.
+        if callable(method) and getattr(type(target), name, None) is not Filter.predict:
+            return method  # type: ignore[no-any-return]
+    raise TypeError(f"{type(target).__name__} has neither predict(self, x) nor transform(self, x): define one")

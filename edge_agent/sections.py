@@ -1,0 +1,179 @@
+"""The sections of the agent's configuration file, as frozen values.
+
+A field is a key of the file, its default what holds when the key is missing. Nothing is checked here:
+`edge_agent.config` does that, and is where the rest of the program imports these from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+__all__ = [
+    "STATE_DIRECTORY",
+    "Broker",
+    "Channel",
+    "Column",
+    "Config",
+    "CsvInput",
+    "Device",
+    "MqttInput",
+    "MqttOutput",
+    "Section",
+    "Slot",
+    "SqliteOutput",
+    "Timestamp",
+]
+
+STATE_DIRECTORY = Path("/var/lib/edge-agent")
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of the file; its fields are the keys the table may have."""
+
+
+class Device(Section, frozen=True, kw_only=True):
+    """Who this device is. `state` is the directory that the agent owns."""
+
+    id: str
+    fleet: str
+    state: Path = STATE_DIRECTORY
+    labels: dict[str, str] = {}
+
+
+class Broker(Section, frozen=True, kw_only=True):
+    """A broker and how to authenticate there: `mqtt://host[:port]` or `mqtts://host[:port]`.
+
+    `ca`, `cert` and `key` are PEM files and need `mqtts`. The password stays in its file until it is needed.
+    """
+
+    url: str
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+
+    @property
+    def host(self) -> str:
+        """Name or address, without brackets."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port, 1883 or 8883 when the URL names none."""
+        parts = urlsplit(self.url)
+        return parts.port or DEFAULT_PORTS[parts.scheme]
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def address(self) -> str:
+        """`host:port` for messages."""
+        return f"{self.host}:{self.port}"
+
+    def password(self) -> bytes | None:
+        """Read the password file, without a trailing newline. Raises `OSError`."""
+        return None if self.password_file is None else self.password_file.read_bytes().rstrip(b"\r\n")
+
+
+class Channel(Section, frozen=True, kw_only=True):
+    """A channel this device follows, and the root of its trust (`1.root.json`)."""
+
+    root: Path
+
+
+class Column(Section, frozen=True, kw_only=True):
+    """Where a column's values lie in a payload or file: `value * scale + offset`, in `unit` afterwards."""
+
+    path: str
+    scale: float = 1.0
+    offset: float = 0.0
+    unit: str = ""
+
+
+class Timestamp(Section, frozen=True, kw_only=True):
+    """Where a sample's time lies, as a number of `unit` since 1970, UTC."""
+
+    path: str
+    unit: Literal["s", "ms", "us", "ns"] = "s"
+
+
+class MqttInput(Section, frozen=True, kw_only=True):
+    """Samples from an MQTT topic (wildcards allowed), one JSON object or array per message.
+
+    Without `timestamp` the time of arrival counts, without `sequence` samples are counted. `broker` is where the
+    topic is when that is not the agent's own broker.
+    """
+
+    source: Literal["mqtt"] = "mqtt"
+    topic: str
+    columns: dict[str, Column]
+    qos: int = 1
+    timestamp: Timestamp | None = None
+    sequence: str = ""
+    broker: Broker | None = None
+
+
+class CsvInput(Section, frozen=True, kw_only=True):
+    """Samples replayed from a CSV file whose header names the columns.
+
+    `columns` maps logical names to header names; empty: every column of the file but timestamp and sequence. Time runs
+    `speed` times as fast as the timestamps (or `rate_hz`, for a file without) say; 0 is as fast as samples are taken.
+    `repeat` is true (for ever), or how many times the file is played.
+    """
+
+    source: Literal["csv"] = "csv"
+    path: Path
+    columns: dict[str, Column] = {}
+    timestamp: Timestamp | None = None
+    sequence: str = ""
+    rate_hz: float = 0.0
+    speed: float = 1.0
+    repeat: bool | int = False
+
+
+class MqttOutput(Section, frozen=True, kw_only=True):
+    """Outputs as JSON messages to one topic. With `retain`, the broker keeps the last one."""
+
+    sink: Literal["mqtt"] = "mqtt"
+    topic: str
+    qos: int = 1
+    retain: bool = False
+    stream: str = ""
+    broker: Broker | None = None
+
+
+class SqliteOutput(Section, frozen=True, kw_only=True):
+    """Outputs as rows of an SQLite table, keyed by (stream, sequence)."""
+
+    sink: Literal["sqlite"] = "sqlite"
+    path: Path
+    table: str = "output"
+    stream: str = ""
+
+
+class Slot(Section, frozen=True, kw_only=True):
+    """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output."""
+
+    channel: str
+    input: MqttInput | CsvInput
+    output: MqttOutput | SqliteOutput
+    tunable: dict[str, Any] = {}
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file. Paths are absolute; every `stream` is filled in (`<device>/<slot>` unless named)."""
+
+    path: Path
+    device: Device
+    broker: Broker
+    channel: dict[str, Channel]
+    slot: dict[str, Slot]

@@ -1,0 +1,249 @@
+"""Pulls a blob by content address, chunk by chunk in a window of exact topics (M2), onto the disk (F7, U1).
+
+It gives back a path whose file has exactly the pinned size and sha256, or raises. Partial blobs are kept and resumed,
+also by another process; a blob whose bytes turn out wrong is dropped whole, since nothing says which chunk lied. One
+retained stream may replace another while we pull (a publisher with another zstd): then it starts over, once, and waits
+for the rest of the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from edge_agent.contract.digest import BlobRef, Digest
+from edge_agent.contract.errors import ReasonCode, TransportError, UpdateRejected
+from edge_agent.contract.messages import ChunkHeader, Topics
+from edge_agent.transport.chunks import Progress, accept, count_max, rejected, same_stream
+from edge_agent.transport.landing import disk, land, landed
+from edge_agent.transport.partial import Partial
+
+__all__ = ["Puller", "Subscriber"]
+
+log = logging.getLogger(__name__)
+
+WINDOW = 32
+RELEASE_AT = 16
+# Nothing new for so long: ask again for what is under way (brokers drop from full queues without a word).
+ASK_AGAIN_SECONDS = 3.0
+POLL_SECONDS = 0.1
+
+
+class Subscriber(Protocol):
+    """What the puller needs of a client: `edge_agent.transport.client.Client` is one."""
+
+    @property
+    def condition(self) -> str:
+        """How the connection is, in words."""
+        ...
+
+    def subscribe(self, topics: Iterable[str]) -> None:
+        """Ask for topics, retained messages included."""
+        ...
+
+    def unsubscribe(self, topics: Iterable[str]) -> None:
+        """Ask for them no more."""
+        ...
+
+    def refusal(self, topic: str) -> str:
+        """Why the broker refused a topic, or nothing."""
+        ...
+
+
+class Puller:
+    """Fetches blobs into `directory/<first two hex digits>/<hex>`; one at a time, others wait.
+
+    Feed it every message of the client through `on_message`.
+    """
+
+    def __init__(self, client: Subscriber, topics: Topics, directory: Path, *, window: int = WINDOW) -> None:
+        self._client, self._topics, self._directory, self._window = client, topics, directory, window
+        self._turn = threading.Lock()
+        # Bounded: what does not fit is dropped, stays on the broker, and is asked for again.
+        self._arrived: queue.Queue[tuple[int, bytes]] = queue.Queue(4 * window)
+        self._prefix = ""
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob lies, or will lie."""
+        return self._directory / digest.hex[:2] / digest.hex
+
+    def on_message(self, topic: str, payload: bytes, retain: bool = False) -> bool:
+        """Take a message from the client; False when it is not ours. Never blocks, never raises."""
+        prefix = self._prefix
+        if not prefix or not topic.startswith(prefix):
+            return False
+        number = topic[len(prefix) :]
+        # An empty message is a cleared chunk: nothing arrived.
+        if payload and number.isascii() and number.isdigit() and len(number) <= 10:
+            with contextlib.suppress(queue.Full):
+                self._arrived.put_nowait((int(number), payload))
+        return True
+
+    def fetch(self, ref: BlobRef, *, timeout_seconds: float = 60.0, stop: threading.Event | None = None) -> Path:
+        """Return the path of the blob, fetching what is not there yet. Blocks.
+
+        Raises `TransportError` after `timeout_seconds` without a new chunk, or when `stop` is set (what arrived is
+        kept); `UpdateRejected` CONTENT or SIZE, naming the blob, when its bytes are not what `ref` pins; `StoreError`
+        when the disk refuses.
+        """
+        with self._turn, disk(self._directory):
+            target = self.path(ref.digest)
+            if landed(target, ref):
+                return target
+            partial = Partial(self._directory / "partial", ref)
+            try:
+                _Pull(self, ref, partial, timeout_seconds, stop or threading.Event()).run()
+                self._finish(ref, partial, target)
+            finally:
+                partial.close()
+            log.info("blob_fetched digest=%s bytes=%d", ref.digest.short, ref.size)
+            return target
+
+    def discard(self, digest: Digest) -> None:
+        """Drop what a broken-off fetch of `digest` left."""
+        for suffix in (".map", ".part"):
+            (self._directory / "partial" / f"{digest.hex}{suffix}").unlink(missing_ok=True)
+
+    def _finish(self, ref: BlobRef, partial: Partial, target: Path) -> None:
+        try:
+            land(ref, partial, target)
+        except UpdateRejected:
+            partial.discard()
+            raise
+        partial.discard()
+
+    @contextlib.contextmanager
+    def _receiving(self, ref: BlobRef) -> Iterator[None]:
+        while not self._arrived.empty():
+            self._arrived.get_nowait()
+        self._prefix = self._topics.chunk(ref.digest, 0)[:-1]
+        try:
+            yield
+        finally:
+            self._prefix = ""
+
+
+class _Pull:
+    """One fetch: until every chunk is in `partial`."""
+
+    def __init__(
+        self, puller: Puller, ref: BlobRef, partial: Partial, timeout_seconds: float, stop: threading.Event
+    ) -> None:
+        self._puller, self._ref, self._partial = puller, ref, partial
+        self._timeout_seconds, self._stop = timeout_seconds, stop
+        self._fresh_starts, self._strangers = 1, 0
+        # Before the first header the number of chunks is unknown: ask for one.
+        header = partial.header
+        self._progress = Progress(1 if header is None else header.count, partial.have)
+        self._subscribed: set[int] = set()
+        self._spent: set[int] = set()
+        self._last_news = self._last_ask = time.monotonic()
+
+    def run(self) -> None:
+        with self._puller._receiving(self._ref):
+            try:
+                self._unsubscribe(self._leftovers())
+                while self._progress.missing:
+                    self._ask()
+                    self._take()
+                    self._check_patience()
+            finally:
+                self._unsubscribe(sorted(self._subscribed))
+
+    def _ask(self) -> None:
+        fresh = self._progress.ask(self._puller._window)
+        if fresh:
+            self._subscribe(fresh)
+        elif self._progress.asked and time.monotonic() - self._last_ask > ASK_AGAIN_SECONDS:
+            self._last_ask = time.monotonic()
+            # rumqttd sends retained messages for a new subscription only, not for one repeated.
+            asked = sorted(self._progress.asked)
+            self._unsubscribe(asked)
+            self._subscribe(asked)
+
+    def _leftovers(self) -> list[int]:
+        """Return the chunks that a process which died in the middle may have left subscribed in the broker's session.
+
+        What was delivered to that session before we listened would otherwise not come again.
+        """
+        have = self._partial.have
+        missing = (index for index in range(self._progress.count) if index not in have)
+        return [*sorted(have)[-2 * WINDOW :], *itertools.islice(missing, 2 * WINDOW)]
+
+    def _take(self) -> None:
+        try:
+            index, message = self._puller._arrived.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return
+        if index in self._subscribed:
+            self._spent.add(index)
+        if len(self._spent) >= RELEASE_AT:
+            self._unsubscribe(sorted(self._spent))
+            self._spent.clear()
+        if index >= count_max(self._ref.size):
+            return
+        header, payload = accept(self._ref, index, message)
+        if self._belongs(header) and self._progress.got(index):
+            self._partial.add(index, payload)
+            self._last_news = self._last_ask = time.monotonic()
+
+    def _belongs(self, header: ChunkHeader) -> bool:
+        known = self._partial.header
+        if known is not None and same_stream(known, header):
+            return True
+        if known is not None:
+            if not self._fresh_starts:
+                self._strangers += 1
+                return False
+            self._fresh_starts -= 1
+            log.warning(
+                "blob_stream_changed digest=%s chunks_dropped=%d", self._ref.digest.short, len(self._partial.have)
+            )
+        self._partial.begin(header)
+        self._progress = Progress(header.count)
+        return True
+
+    def _check_patience(self) -> None:
+        if self._stop.is_set():
+            raise TransportError(f"fetching blob {self._ref.digest.short} was stopped; what arrived is kept")
+        if time.monotonic() - self._last_news < self._timeout_seconds:
+            return
+        if self._strangers:
+            why = "the broker holds chunks of two different encodings of it: publish the release again"
+            raise rejected(self._ref, ReasonCode.CONTENT, why)
+        raise TransportError(
+            f"blob {self._ref.digest.short}: {self._missing()} missing on the broker, nothing new for "
+            f"{self._timeout_seconds:g} s ({self._condition()}); if it stays so, publish the release again"
+        )
+
+    def _missing(self) -> str:
+        if self._partial.header is None:
+            return f"all of its up to {count_max(self._ref.size)} chunks are"
+        missing = self._progress.missing
+        return f"{missing} of {self._progress.count} chunks {'is' if missing == 1 else 'are'}"
+
+    def _condition(self) -> str:
+        for topic in self._topics(sorted(self._progress.asked)):
+            if refusal := self._puller._client.refusal(topic):
+                return f"the broker refuses us {topic}: {refusal}"
+        return self._puller._client.condition
+
+    def _topics(self, indices: Iterable[int]) -> list[str]:
+        return [self._puller._topics.chunk(self._ref.digest, index) for index in indices]
+
+    def _subscribe(self, indices: list[int]) -> None:
+        self._subscribed.update(indices)
+        self._spent.difference_update(indices)
+        self._puller._client.subscribe(self._topics(indices))
+
+    def _unsubscribe(self, indices: list[int]) -> None:
+        if indices:
+            self._subscribed.difference_update(indices)
+            self._puller._client.unsubscribe(self._topics(indices))

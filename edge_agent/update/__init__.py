@@ -1,0 +1,1 @@
+"""What changes what runs: trust, admission, deployment and the store. Knows nothing of frames and workers."""

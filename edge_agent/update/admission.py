@@ -1,0 +1,81 @@
+"""Does a release fit this device? All reasons at once, before a byte of it is fetched (U5).
+
+Judged from values only; the facts are gathered by the caller. Postponements (disk) are `space`'s answer, refusals are
+`admit`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from edge_agent.contract.compatibility import Profile, judge
+from edge_agent.contract.errors import Blame, Reason, ReasonCode
+from edge_agent.contract.manifest import Manifest
+
+__all__ = ["SPACE_RESERVE_BYTES", "admit", "space"]
+
+SPACE_RESERVE_BYTES = 16 * 1024 * 1024
+
+
+def admit(
+    manifest: Manifest,
+    profile: Profile,
+    *,
+    columns: Collection[str],
+    units: dict[str, str],
+    tunables: Collection[str],
+) -> list[Reason]:
+    """Return every reason why `manifest` cannot run here.
+
+    `columns`, `units` and `tunables` are what the slot's configuration delivers and sets.
+    """
+    return [
+        *judge(manifest, profile),
+        *_columns(manifest, columns),
+        *_units(manifest, units),
+        *_tunables(manifest, tunables),
+    ]
+
+
+def _columns(manifest: Manifest, columns: Collection[str]) -> list[Reason]:
+    missing = [name for name in manifest.input.columns if name not in columns]
+    if not missing:
+        return []
+    return [
+        Reason(
+            code=ReasonCode.COLUMNS,
+            message=f"needs the columns {', '.join(missing)}, this device maps {', '.join(columns) or 'none'}: "
+            f"add them under [slot.{manifest.pipeline}.input.columns]",
+        )
+    ]
+
+
+def _units(manifest: Manifest, units: dict[str, str]) -> list[Reason]:
+    return [
+        Reason(code=ReasonCode.UNITS, message=f"column {name} is wanted in {wanted}, this device delivers {units[name]}")
+        for name, wanted in sorted(manifest.input.units.items())
+        if wanted and units.get(name, wanted) != wanted
+    ]
+
+
+def _tunables(manifest: Manifest, tunables: Collection[str]) -> list[Reason]:
+    return [
+        Reason(
+            code=ReasonCode.PARAMETERS,
+            message=f"this device sets {name!r}, which the release does not declare tunable "
+            f"({', '.join(manifest.tunable) or 'nothing is'})",
+        )
+        for name in sorted(set(tunables) - set(manifest.tunable))
+    ]
+
+
+def space(manifest: Manifest, *, present: Collection[str], free_bytes: int) -> Reason | None:
+    """Return why there is no room now, or None. A blob needs its size twice: as fetched and as laid out."""
+    needed = sum(2 * ref.size for ref in manifest.blobs() if ref.digest not in present)
+    if needed + SPACE_RESERVE_BYTES <= free_bytes:
+        return None
+    return Reason(
+        code=ReasonCode.SPACE,
+        message=f"needs {needed} bytes and a reserve of {SPACE_RESERVE_BYTES}, the disk has {free_bytes} free",
+        blame=Blame.ENVIRONMENT,
+    )

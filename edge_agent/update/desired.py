@@ -1,0 +1,61 @@
+"""Which release a slot should run, as a pure function of what is signed and what happened here (U4, §11).
+
+It never looks at what is running. A device takes part in a rollout when the first 8 bytes of
+`sha256(len‖rollout id‖device id)` fall below `percent · 2⁶⁴ / 100`, or when it took part before: lowering the percent
+evicts nobody, only an abort or another rollout does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence, Set
+
+import msgspec
+
+from edge_agent.contract.digest import Digest
+from edge_agent.contract.messages import ReleaseInfo, Rollout
+
+__all__ = ["Wanted", "desired", "takes_part"]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the slot should run. `release` is None when nothing signed applies; `member` tells if it is the candidate."""
+
+    release: ReleaseInfo | None
+    rollout_id: str = ""
+    member: bool = False
+
+
+def takes_part(rollout: Rollout, device: str) -> bool:
+    """Tell whether `device` falls within `rollout.percent`."""
+    name = rollout.rollout_id.encode()
+    digest = hashlib.sha256(len(name).to_bytes(4, "big") + name + device.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < rollout.percent * 2**64 / 100
+
+
+def desired(
+    pipeline: str,
+    releases: Sequence[ReleaseInfo],
+    rollouts: Sequence[Rollout],
+    *,
+    device: str,
+    memberships: Set[str],
+    quarantined: Set[Digest],
+) -> Wanted:
+    """Return what the slot of `pipeline` should run on `device`.
+
+    `memberships` are the rollout ids that this device has joined before, `quarantined` the manifests condemned here.
+    """
+    rollout = next((one for one in rollouts if one.pipeline == pipeline), None)
+    if rollout is None:
+        return Wanted(release=None)
+    by_sequence = {info.sequence: info for info in releases if info.pipeline == pipeline}
+    candidate = by_sequence.get(rollout.candidate)
+    stable = by_sequence.get(rollout.stable) if rollout.stable is not None else None
+    joined = rollout.rollout_id in memberships
+    member = not rollout.aborted and (joined or (not rollout.paused and takes_part(rollout, device)))
+    if candidate is not None and member and candidate.digest not in quarantined:
+        return Wanted(release=candidate, rollout_id=rollout.rollout_id, member=True)
+    if stable is not None and stable.digest not in quarantined:
+        return Wanted(release=stable, rollout_id=rollout.rollout_id, member=False)
+    return Wanted(release=None, rollout_id=rollout.rollout_id)

@@ -1,0 +1,124 @@
+"""Lays a release's files out for its worker, from verified blobs only.
+
+    <releases>/<manifest hex>/manifest.json
+                              bundles/<hex>/…       an unpacked bundle
+                              files/<hex>/<name>    a model under its own name (hard link where the disk allows)
+                              blobs/<hex>           state and self-test
+
+A directory is built beside its place and renamed into it, so a worker never sees half a release. Laying out the same
+release again is free.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_agent.contract.bundle import read_bundle
+from edge_agent.contract.digest import BlobRef, Digest
+from edge_agent.contract.errors import ReasonCode, StoreError, UpdateRejected
+from edge_agent.contract.manifest import Manifest, parse_manifest
+
+__all__ = ["lay_out", "release_root"]
+
+BlobPath = Callable[[BlobRef], Path]
+
+
+def release_root(releases: Path, digest: Digest) -> Path:
+    """Return where the release with manifest `digest` lies, laid out or not."""
+    return releases / digest.hex
+
+
+def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath) -> Path:
+    """Lay the release out below `releases` and return its root.
+
+    `blob_path` returns the path of a blob that is there. Every blob is checked once more against its reference, since
+    a disk may lie; a mismatch or a bad bundle raises `UpdateRejected`, a disk that refuses `StoreError`.
+    """
+    digest = Digest.of(manifest_bytes)
+    root = release_root(releases, digest)
+    if (root / "manifest.json").exists():
+        return root
+    manifest = parse_manifest(manifest_bytes)
+    building = releases / f".{digest.hex}.new"
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        _fill(building, manifest, blob_path)
+        (building / "manifest.json").write_bytes(manifest_bytes)
+        _make_durable(building)
+        building.rename(root)
+        _sync_directory(releases)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise StoreError(f"cannot lay out release {digest.short} below {releases}: {error}") from error
+    except UpdateRejected:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return root
+
+
+def _fill(building: Path, manifest: Manifest, blob_path: BlobPath) -> None:
+    for stage in manifest.stages:
+        if stage.bundle is not None:
+            _unpack(building / "bundles" / stage.bundle.digest.hex, stage.bundle, stage.target, blob_path)
+        for model in stage.models.values():
+            _place(building / "files" / model.blob.digest.hex / model.name, model.blob, blob_path, root=building)
+        if stage.state is not None:
+            _place(building / "blobs" / stage.state.digest.hex, stage.state, blob_path, root=building)
+    if manifest.self_test is not None:
+        _place(building / "blobs" / manifest.self_test.digest.hex, manifest.self_test, blob_path, root=building)
+
+
+def _unpack(directory: Path, ref: BlobRef, target: str, blob_path: BlobPath) -> None:
+    if directory.exists():
+        return
+    bundle = read_bundle(_verified(ref, blob_path))
+    if bundle.target != target:
+        raise UpdateRejected.one(
+            ReasonCode.CONTENT, f"bundle {ref.digest.short} carries {bundle.target}, the manifest names {target}"
+        )
+    for name, data in bundle.members.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _place(path: Path, ref: BlobRef, blob_path: BlobPath, *, root: Path) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UpdateRejected.one(ReasonCode.MALFORMED, f"file name {path.name!r} leaves the release's directory")
+    if path.exists():
+        return
+    _verified(ref, blob_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(blob_path(ref), path)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(blob_path(ref), path)
+
+
+def _verified(ref: BlobRef, blob_path: BlobPath) -> bytes:
+    data = blob_path(ref).read_bytes()
+    if not ref.matches(data):
+        raise UpdateRejected.one(ReasonCode.CONTENT, f"stored blob {ref.digest} is not what its digest says")
+    return data
+
+
+def _make_durable(directory: Path) -> None:
+    for path in [directory, *directory.rglob("*")]:
+        _sync_directory(path) if path.is_dir() else _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""Fieldcast on the workstation: pack, sign, push, watch. The command line only wraps what is here.
+
+Names are resolved on first use, so that importing one room does not load them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from publisher.fleet import DeviceOutcome as DeviceOutcome
+    from publisher.fleet import Outcome as Outcome
+    from publisher.founding import init as init
+    from publisher.pushing import Ending as Ending
+    from publisher.pushing import PushResult as PushResult
+    from publisher.pushing import push as push
+    from publisher.pushing import rollback as rollback
+
+_HOMES = {
+    "DeviceOutcome": "fleet",
+    "Ending": "pushing",
+    "Outcome": "fleet",
+    "PushResult": "pushing",
+    "init": "founding",
+    "push": "pushing",
+    "rollback": "pushing",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"publisher.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

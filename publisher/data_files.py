@@ -1,0 +1,224 @@
+"""Data files that local code reads: those a class declares, and those found where they are read.
+
+Decides for every path that starts at `__file__` or a package whether it names a file to ship. Refuses, with file and
+line, what is computed, missing, above the modules or relative to the working directory, unless the class declares data.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from publisher.origin import Roots
+from publisher.paths import COMPUTED, Evaluator, Scope, Value, only_return
+from publisher.source import Source
+
+if TYPE_CHECKING:
+    from publisher.closure import Walk
+
+__all__ = ["Reader", "start_of"]
+
+_ADVICE = "use a literal name, or declare the files on the class: data = ['name', 'folder']"
+_QUESTION = re.compile(
+    r"exists|is_file|is_dir|isfile|isdir|isabs|mtime|stat|print|debug|info|warning|relative_to|relpath"
+)
+_WRITE = re.compile(r"save|write|dump|mkdir|makedirs|touch|unlink|remove|rmtree|rename|chmod|chdir|to_csv|to_parquet")
+_LISTING = {"iterdir", "listdir", "walk", "scandir", "iglob"}
+_READERS = {"open", "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "read_csv", "read_json", "read_parquet"}
+_READERS |= {"read_text", "read_bytes", "imread"}
+_MACHINE_CODE = {".so", ".pyd", ".dll", ".dylib"}
+_FILES_LIMIT = 5_000
+
+
+def start_of(source: Source) -> Path:
+    """The directory that a module's top-level package lies in: what its bundle's root stands for."""
+    return source.origin.parents[source.module.count(".") + source.is_package]
+
+
+class Reader:
+    """Finds data files in all modules of a walk and adds them to it."""
+
+    def __init__(self, walk: Walk, roots: Roots) -> None:
+        self.walk = walk
+        self.evaluator = Evaluator(walk.modules, roots)
+        self.sources = {source.origin for source in walk.modules.values()}
+
+    def run(self) -> None:
+        """Add declared data first, then what each module reads."""
+        for module, line, reason in self.walk.declared.problems:
+            self.walk.refuse(self.walk.modules[module].origin, line, reason)
+        for pattern, module, line in self.walk.declared.data:
+            self.declared(pattern, self.walk.modules[module], line)
+        for source in list(self.walk.modules.values()):
+            if "__file__" in _text(source) or "resource" in _text(source) or _READERS & set(_words(source)):
+                self.visit(source.tree, self.evaluator.scope(source))
+
+    def declared(self, pattern: str, source: Source, line: int) -> None:
+        """Add what a class declares: a file, a folder or a pattern, relative to its own file or to the root."""
+        for base in (source.origin.parent, start_of(source), self.walk.target.root):
+            found = sorted(_matches(base, pattern))
+            if found:
+                for path in found[:_FILES_LIMIT]:
+                    self.add(path, source, line)
+                return
+        self.walk.refuse(source.origin, line, f"declared data {pattern!r} matches no file beside {source.origin.name}")
+
+    def visit(self, tree: ast.AST, scope: Scope) -> None:
+        pending: list[ast.AST] = [tree]
+        while pending:
+            node = pending.pop()
+            if isinstance(node, ast.expr) and self.judge(node, scope):
+                if isinstance(node, ast.Call):
+                    pending.extend(node.keywords)
+                continue
+            if isinstance(node, ast.Call):
+                self.from_working_directory(node, scope)
+            pending.extend(ast.iter_child_nodes(node))
+
+    def judge(self, node: ast.expr, scope: Scope) -> bool:
+        """Judge one expression; True when it is a path as a whole, so its parts need no look of their own."""
+        value = self.evaluator.value(node, scope)
+        if value is COMPUTED:
+            self.computed(node, scope)
+            return True
+        if not isinstance(value, Path):
+            return False
+        self.path(node, value, scope)
+        return True
+
+    def computed(self, node: ast.expr, scope: Scope) -> None:
+        if not self.walk.declared.data and not self.is_written(node, scope):
+            what = f"the path {_short(node)} is computed at run time"
+            self.walk.refuse(scope.source.origin, node.lineno, f"{what}: {_ADVICE}")
+
+    def path(self, node: ast.expr, value: Path, scope: Scope) -> None:
+        if value in self.sources or value == scope.source.origin:
+            return
+        if value.is_file():
+            self.add(value, scope.source, node.lineno)
+        elif value.is_dir():
+            self.directory(node, value, scope)
+        elif not self.is_bound(node, scope) and not self.is_written(node, scope) and not self.walk.declared.data:
+            reason = f"the file {_short(node)} ({self.shown(value)}) does not exist: {_ADVICE}"
+            self.walk.refuse(scope.source.origin, node.lineno, reason)
+
+    def directory(self, node: ast.expr, value: Path, scope: Scope) -> None:
+        """A directory by itself is only a step; refuse it where it is listed or handed to code we cannot see."""
+        parent = scope.parents[node]
+        if isinstance(parent, ast.Attribute):
+            call = scope.parents.get(parent)
+            pattern = call.args[0] if isinstance(call, ast.Call) and call.args else None
+            if parent.attr in ("glob", "rglob") and isinstance(pattern, ast.Constant):
+                text = str(pattern.value)
+                found = sorted(value.rglob(text) if parent.attr == "rglob" else value.glob(text))
+                for path in found[:_FILES_LIMIT]:
+                    if path.is_file() and path not in self.sources:
+                        self.add(path, scope.source, node.lineno)
+                return
+            handed_on = parent.attr in _LISTING | {"glob", "rglob"}
+        else:
+            handed_on = isinstance(parent, ast.Call | ast.keyword | ast.Starred | ast.List | ast.Tuple | ast.Dict)
+            handed_on = handed_on or (isinstance(parent, ast.Return) and not self.is_simple_result(parent, scope))
+        if handed_on and not self.is_harmless(node, scope) and not self.walk.declared.data:
+            reason = f"the directory {_short(node)} is read by names that are not written here: {_ADVICE}"
+            self.walk.refuse(scope.source.origin, node.lineno, reason)
+
+    def is_simple_result(self, node: ast.Return, scope: Scope) -> bool:
+        owner = scope.owner(node)
+        return isinstance(owner, ast.FunctionDef) and only_return(owner) is not None
+
+    def is_harmless(self, node: ast.expr, scope: Scope) -> bool:
+        parent = scope.parents[node]
+        if isinstance(parent, ast.Call):
+            name = ast.unparse(parent.func)
+            return name.startswith("sys.path.") or name == "len" or self.is_written(node, scope)
+        return False
+
+    def is_bound(self, node: ast.expr, scope: Scope) -> bool:
+        """Whether a path is only given a name here; what becomes of it is judged where the name is used."""
+        return isinstance(scope.parents[node], ast.Assign | ast.AnnAssign | ast.NamedExpr)
+
+    def is_written(self, node: ast.expr, scope: Scope) -> bool:
+        """Whether a path is only asked about or written to, so that nothing needs to be there."""
+        parent = scope.parents[node]
+        if isinstance(parent, ast.Attribute):
+            call = scope.parents.get(parent)
+            if parent.attr == "open" and isinstance(call, ast.Call):
+                return _writes(call.args[0] if call.args else None, call)
+            return bool(_WRITE.search(parent.attr) or _QUESTION.search(parent.attr))
+        if isinstance(parent, ast.Call):
+            name = ast.unparse(parent.func).rpartition(".")[2]
+            if name == "open":
+                return _writes(parent.args[1] if len(parent.args) > 1 else None, parent)
+            return bool(_WRITE.search(name) or _QUESTION.search(name))
+        return isinstance(parent, ast.FormattedValue)
+
+    def from_working_directory(self, node: ast.Call, scope: Scope) -> None:
+        """Refuse `open("name")`: on the device the working directory is another one."""
+        name = ast.unparse(node.func).rpartition(".")[2]
+        if name not in _READERS or self.walk.declared.data:
+            return
+        first: ast.expr | None = node.args[0] if node.args else None
+        mode = node.args[1] if len(node.args) > 1 else None
+        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
+            inner = node.func.value
+            if ast.unparse(inner.func).rpartition(".")[2] in ("Path", "PosixPath") and len(inner.args) == 1:
+                first, mode = inner.args[0], node.args[0] if node.args else None
+        value: Value = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+        if not isinstance(value, str) or not value or "://" in value or _writes(mode, node):
+            return
+        if os.path.isabs(value) and not Path(value).is_relative_to(self.walk.target.root):
+            return
+        reason = f"{value!r} is looked up from the working directory, which is another one on the device"
+        advice = (
+            f"use Path(__file__).parent / {Path(value).name!r}, or declare the files on the class: data = [{value!r}]"
+        )
+        self.walk.refuse(scope.source.origin, node.lineno, f"{reason}: {advice}")
+
+    def add(self, path: Path, source: Source, line: int) -> None:
+        """Ship one file, at the place from which the module that reads it finds it again."""
+        start = start_of(source)
+        if not path.is_relative_to(start):
+            reason = (
+                f"the file {self.shown(path)} lies above {self.shown(start)}, where the modules start: move it below"
+            )
+            self.walk.refuse(source.origin, line, reason)
+        elif path.suffix in _MACHINE_CODE:
+            reason = f"{self.shown(path)} is machine code for one kind of machine: put it into a wheel and install that"
+            self.walk.refuse(source.origin, line, reason)
+        elif path not in self.sources:
+            self.walk.data[path] = path.relative_to(start).as_posix()
+
+    def shown(self, path: Path) -> str:
+        return os.path.relpath(path, self.walk.target.root)
+
+
+def _matches(base: Path, pattern: str) -> list[Path]:
+    if os.path.isabs(pattern):
+        return []
+    plain = Path(os.path.normpath(base / pattern))
+    if plain.is_file():
+        return [plain]
+    found = plain.rglob("*") if plain.is_dir() else base.glob(pattern) if any(c in pattern for c in "*?[") else []
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
+def _writes(mode: ast.expr | None, call: ast.Call) -> bool:
+    mode = mode or next((keyword.value for keyword in call.keywords if keyword.arg == "mode"), None)
+    return isinstance(mode, ast.Constant) and isinstance(mode.value, str) and bool(set("wax") & set(mode.value))
+
+
+def _text(source: Source) -> str:
+    return source.data.decode("latin-1")
+
+
+def _words(source: Source) -> list[str]:
+    return re.findall(r"\w+", _text(source))
+
+
+def _short(node: ast.expr) -> str:
+    text = ast.unparse(node)
+    return text if len(text) <= 60 else text[:57] + "..."

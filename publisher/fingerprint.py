@@ -1,0 +1,111 @@
+"""Who a class is: one sha256 over the meaning of its source and of everything local that it reaches (I1–I3).
+
+A Merkle tree: every class, function, constant, module and data file reached has a hash of its own, so two fingerprints
+can say *what* differs. Analyses source; never imports or executes it, and never uses pickles (I4).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.contract.errors import AuthorError
+from publisher.canonical import View, canonical
+from publisher.closure import Walk, walk
+from publisher.reach import Component, Graph, Module
+
+__all__ = ["Fingerprint", "fingerprint"]
+
+_VERSION = "fieldcast-1"
+_READS_DOCS = {"__doc__", "getdoc", "pydoc", "doctest", "help"}
+_READS_SOURCE = {"getsource", "getsourcelines", "linecache", "findsource"}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Identity of a class: `value` is 64 hex digits, `components` maps each part's dotted name to its own hash."""
+
+    value: str
+    components: Mapping[str, str]
+
+
+def fingerprint(target: type | str | Path, *, root: Path | None = None) -> Fingerprint:
+    """Return the fingerprint of a class, or of everything in a module when `target` names no attribute.
+
+    Equal for equal meaning on CPython 3.11 and later, in any process and directory. Raises `AuthorError` when the
+    target or a local file it needs cannot be read.
+    """
+    found = walk(target, root=root)
+    broken = [refusal for refusal in found.refused if "does not parse" in refusal.reason]
+    if broken or found.target.module not in found.modules:
+        raise AuthorError("; ".join(map(str, found.refused)))
+    entry, attr = found.target.module, found.target.attr
+    graph = Graph(found.modules)
+    if attr and not graph.resolve(entry, attr.partition(".")[0]):
+        raise AuthorError(f"{found.target.origin.name} has no {attr!r} at its top level: name a class that is defined there")
+    reached = list(graph.reach(entry, attr))
+    components = _hashes(graph, reached, found)
+    body = json.dumps([_VERSION, entry, attr, sorted(components.items())], ensure_ascii=True)
+    return Fingerprint(hashlib.sha256(body.encode()).hexdigest(), components)
+
+
+def _hashes(graph: Graph, reached: list[Component], found: Walk) -> dict[str, str]:
+    words = {word for one in reached for node in one.statements for word in _names(node)}
+    words |= {word for name in graph.modules for node in graph.acting(name) for word in _names(node)}
+    docs = bool(_READS_DOCS & words)
+    components: dict[str, str] = {}
+    for name, module in graph.modules.items():
+        view = View(docs, lambda node, module=module: graph.is_plain(node, module))  # type: ignore[misc]
+        here = [one for one in reached if one.module == name]
+        for one in here:
+            components[f"{name}.{one.name}"] = _digest(canonical(one.statements, view), one.references)
+        components[name] = _module(graph, module, here, view, source=bool(_READS_SOURCE & words))
+    for path, place in found.data.items():
+        components[place] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return components
+
+
+def _module(graph: Graph, module: Module, here: Iterable[Component], view: View, *, source: bool) -> str:
+    """Hash what importing a module does: its acting statements, in order with the values they find, and its imports."""
+    effects = {id(node) for node in module.effects}
+    ordered: dict[int, list[str]] = {}
+    for one in here:
+        for node in one.statements:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or _is_rebound(one):
+                ordered.setdefault(id(node), []).append(one.name)
+    order: list[str] = []
+    for node in module.source.tree.body:
+        if id(node) in effects:
+            order.append(hashlib.sha256(canonical([node], view)).hexdigest())
+        elif id(node) in ordered:
+            order.extend(sorted(ordered[id(node)]))
+    references = {name: sorted(map(str, items)) for name, items in graph.references(tuple(module.effects), module).items()}
+    text = ast.get_docstring(module.source.tree, clean=False) if view.docstrings else None
+    outside = sorted(name for name in module.imported if name not in graph.modules)
+    own = hashlib.sha256(module.source.data).hexdigest() if source else ""
+    return _digest(json.dumps([order, outside, module.stars, text, own], ensure_ascii=True).encode(), references)
+
+
+def _is_rebound(component: Component) -> bool:
+    return len(component.statements) > 1
+
+
+def _digest(body: bytes, references: Mapping[str, Iterable[str]]) -> str:
+    links = json.dumps([[name, sorted(items)] for name, items in sorted(references.items())], ensure_ascii=True)
+    return hashlib.sha256(b"%d:%b%b" % (len(body), body, links.encode())).hexdigest()
+
+
+def _names(node: ast.AST) -> Iterable[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            yield part.id
+        elif isinstance(part, ast.Attribute):
+            yield part.attr
+        elif isinstance(part, ast.alias):
+            yield from part.name.split(".")
+        elif isinstance(part, ast.Constant) and part.value == "__doc__":
+            yield part.value

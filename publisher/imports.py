@@ -1,0 +1,222 @@
+"""What a module imports: every shape of import statement and literal `import_module`, with its line.
+
+Decides what each import means as absolute names and which imports stand for alternatives. Refuses nothing itself:
+an import whose name is computed at run time comes back as a `Computed`, for the closure to judge.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from publisher.source import Source
+
+__all__ = ["Computed", "Import", "imports_of", "literal", "statement_imports"]
+
+_IMPORT_ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+_FUNCTIONS = {"import_module", "__import__"}
+_FILE_LOADERS = {"spec_from_file_location", "SourceFileLoader", "SourcelessFileLoader", "run_path", "load_source"}
+_FILE_LOADERS |= {"ExtensionFileLoader"}
+_ENVIRONMENT = {"version_info", "hexversion", "platform", "implementation", "byteorder", "maxsize"}
+_ENVIRONMENT |= {"name", "system", "machine", "python_version", "python_implementation", "python_version_tuple"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module with the names taken from it.
+
+    `names` is empty for `import a.b`, else what stands after `from a.b import`. `bound` pairs each local name with the
+    name it stands for. Imports of equal non-zero `group` are alternatives: one that can be found is enough.
+    """
+
+    module: str
+    names: tuple[str, ...]
+    line: int
+    group: int = 0
+    bound: tuple[tuple[str, str, str | None], ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """An import that only running the program could name."""
+
+    line: int
+    what: str
+
+
+def imports_of(source: Source) -> Iterator[Import | Computed]:
+    """Yield everything that a module imports, at module level and inside functions and classes."""
+    yield from _Reader(source).statements(source.tree.body, 0)
+
+
+def literal(node: ast.expr | None) -> str | None:
+    """Return the text of a string literal, None for anything else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def statement_imports(node: ast.Import | ast.ImportFrom, source: Source, group: int = 0) -> Iterator[Import]:
+    """Yield the absolute meaning of one import statement."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            top = alias.name.partition(".")[0]
+            bound = (alias.asname, alias.name, None) if alias.asname else (top, top, None)
+            yield Import(alias.name, (), node.lineno, group, (bound,))
+        return
+    names = tuple(alias.name for alias in node.names)
+    module = _absolute(source.package, node.level, node.module or "")
+    if module is None:
+        problem = f"relative import {'.' * node.level}{node.module or ''} climbs out of the top-level package"
+        yield Import("", names, node.lineno, group, problem=problem)
+        return
+    bound = tuple((alias.asname or alias.name, module, alias.name) for alias in node.names if alias.name != "*")
+    yield Import(module, names, node.lineno, group, bound)
+
+
+def _absolute(package: str, level: int, name: str) -> str | None:
+    if level == 0:
+        return name
+    parts = package.split(".") if package else []
+    if level > len(parts):
+        return None
+    base = parts[: len(parts) - level + 1]
+    return ".".join([*base, name] if name else base)
+
+
+class _Reader:
+    """Walks statements with the group of alternatives they stand in."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.groups = 0
+        self.aliases = dict(_function_aliases(source.tree))
+
+    def statements(self, body: list[ast.stmt], group: int) -> Iterator[Import | Computed]:
+        for statement in body:
+            yield from self.statement(statement, group)
+
+    def statement(self, node: ast.stmt, group: int) -> Iterator[Import | Computed]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from statement_imports(node, self.source, group)
+            return
+        if group == 0 and _is_alternative(node):
+            self.groups += 1
+            group = self.groups
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.stmt):
+                yield from self.statement(child, group)
+            elif isinstance(child, ast.excepthandler | ast.match_case):
+                yield from self.statements(child.body, group)
+                for part in ast.iter_child_nodes(child):
+                    if not isinstance(part, ast.stmt):
+                        yield from self.calls(part, group)
+            else:
+                yield from self.calls(child, group)
+
+    def calls(self, node: ast.AST, group: int) -> Iterator[Import | Computed]:
+        called: set[int] = set()
+        for item in ast.walk(node):
+            if isinstance(item, ast.Call):
+                function = self.function(item.func)
+                if function:
+                    called.add(id(item.func))
+                    yield self.call(item, function, group)
+            elif isinstance(item, ast.Name | ast.Attribute) and isinstance(item.ctx, ast.Load):
+                function = self.function(item)
+                if function and id(item) not in called:
+                    yield Computed(item.lineno, f"{function} is passed on, so what it imports is not written here")
+
+    def function(self, node: ast.expr) -> str | None:
+        """Name the import function that an expression is, None when it is none."""
+        if isinstance(node, ast.Name):
+            return self.aliases.get(node.id)
+        if isinstance(node, ast.Attribute) and (node.attr in _FUNCTIONS or node.attr in _FILE_LOADERS):
+            return node.attr
+        return None
+
+    def call(self, node: ast.Call, function: str, group: int) -> Import | Computed:
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        name = literal(node.args[0] if node.args else keywords.get("name"))
+        if function in _FILE_LOADERS:
+            return Computed(node.lineno, f"{function} loads code from a file at run time")
+        if name is None:
+            return Computed(node.lineno, f"{function} with a name computed at run time")
+        if function == "__import__":
+            return self.dunder_call(node, keywords, name, group)
+        level = len(name) - len(name.lstrip("."))
+        anchor = self.anchor(node.args[1] if len(node.args) > 1 else keywords.get("package")) if level else ""
+        if anchor is None:
+            return Computed(node.lineno, f"import_module({name!r}) relative to a package computed at run time")
+        module = _absolute(anchor, level, name[level:])
+        if module is None:
+            return Import("", (), node.lineno, group, problem=f"import_module({name!r}) climbs out of its package")
+        return Import(module, (), node.lineno, group)
+
+    def dunder_call(
+        self, node: ast.Call, keywords: dict[str | None, ast.expr], name: str, group: int
+    ) -> Import | Computed:
+        fromlist = node.args[3] if len(node.args) > 3 else keywords.get("fromlist")
+        level = node.args[4] if len(node.args) > 4 else keywords.get("level")
+        depth = 0 if level is None else level.value if isinstance(level, ast.Constant) else None
+        names: list[str | None] = []
+        if isinstance(fromlist, ast.List | ast.Tuple):
+            names = [literal(item) for item in fromlist.elts]
+        if not isinstance(depth, int) or None in names:
+            return Computed(node.lineno, f"__import__({name!r}) with a level or names computed at run time")
+        module = _absolute(self.source.package, depth, name)
+        if module is None:
+            return Import("", (), node.lineno, group, problem=f"__import__({name!r}) climbs out of its package")
+        return Import(module, tuple(item for item in names if item), node.lineno, group)
+
+    def anchor(self, node: ast.expr | None) -> str | None:
+        if isinstance(node, ast.Name) and node.id in ("__package__", "__name__"):
+            return self.source.package if node.id == "__package__" else self.source.module
+        if isinstance(node, ast.Attribute) and node.attr == "parent" and ast.unparse(node.value) == "__spec__":
+            return self.source.package
+        return literal(node)
+
+
+def _function_aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The plain names under which this module calls import functions."""
+    yield "__import__", "__import__"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            for alias in node.names:
+                if alias.name in _FUNCTIONS | _FILE_LOADERS:
+                    yield alias.asname or alias.name, alias.name
+
+
+def _is_alternative(node: ast.stmt) -> bool:
+    """Whether the imports in a statement stand for each other: guarded, or chosen by version or platform."""
+    if isinstance(node, ast.Try):
+        return any(_catches_import_error(handler.type) for handler in node.handlers)
+    if isinstance(node, ast.With):
+        return any(
+            isinstance(item.context_expr, ast.Call)
+            and _last_name(item.context_expr.func) == "suppress"
+            and any(_catches_import_error(arg) for arg in item.context_expr.args)
+            for item in node.items
+        )
+    if isinstance(node, ast.If):
+        return any(
+            isinstance(part, ast.Attribute)
+            and part.attr in _ENVIRONMENT
+            and _last_name(part.value) in ("sys", "os", "platform")
+            for part in ast.walk(node.test)
+        )
+    return False
+
+
+def _catches_import_error(node: ast.expr | None) -> bool:
+    if node is None:
+        return True
+    if isinstance(node, ast.Tuple):
+        return any(_catches_import_error(item) for item in node.elts)
+    return _last_name(node) in _IMPORT_ERRORS
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""

@@ -1,0 +1,130 @@
+"""Payloads to numbers: paths, units, sequences, and what is said about those that do not fit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.config import Column, Timestamp
+from edge_agent.runtime.decode import Layout, nanoseconds
+from edge_agent.runtime.samples import BadPayload, Samples
+
+
+def layout(*paths: str, **rest: Any) -> Layout:
+    return Layout({f"c{place}": Column(path=path) for place, path in enumerate(paths)}, **rest)
+
+
+@pytest.mark.parametrize(
+    ("paths", "body", "values"),
+    [
+        (["x"], {"x": 1}, [1]),
+        (["x", "y"], {"y": 2.5, "x": 1}, [1, 2.5]),
+        (["a.x", "a.y"], {"a": {"x": 1, "y": 2}}, [1, 2]),
+        (["a.x", "b"], {"a": {"x": 1}, "b": 2}, [1, 2]),
+        (["v.1", "v.0"], {"v": [1, 2]}, [2, 1]),
+        (["0", "2"], [1, 2, 3], [1, 3]),
+        (["0.x", "1.x"], [{"x": 1}, {"x": 2}], [1, 2]),
+        (["1"], {"1": 5}, [5]),  # digits are a key in an object
+        ([], {"x": 1}, []),
+    ],
+)
+def test_paths_lead_to_values(paths: list[str], body: Any, values: list[float]) -> None:
+    assert list(layout(*paths).decode(json.dumps(body).encode())[2]) == values
+
+
+@pytest.mark.parametrize(
+    ("paths", "body", "kind", "words"),
+    [
+        (["v.2"], {"v": [1, 2]}, "missing column", "path 'v.2' is not in the payload; it has: v.0, v.1"),
+        (["v.x"], {"v": [1, 2]}, "missing column", "it has: v.0, v.1"),
+        (["a.b.c"], {"a": {"b": 1}}, "missing column", "it has: a.b"),
+        (["a"], {}, "missing column", "it has: nothing"),
+        (["a"], {f"k{n}": n for n in range(30)}, "missing column", "k10, k11, …"),
+        (["a"], {"a": {"b": 1}}, "not a number", "an object at 'a' is not a number"),
+        (["a"], {"a": [1]}, "not a number", "an array at 'a'"),
+        (["a", "b"], {"a": 1, "b": "x" * 100}, "not a number", "xxx…"),
+        (["0"], 5, "malformed payload", "payload is 5, not a JSON object or array"),
+        (["0"], None, "malformed payload", "payload is null"),
+    ],
+)
+def test_what_does_not_fit_is_named(paths: list[str], body: Any, kind: str, words: str) -> None:
+    with pytest.raises(BadPayload) as caught:
+        layout(*paths).decode(json.dumps(body).encode())
+    assert caught.value.kind == kind
+    assert words in str(caught.value)
+    assert len(str(caught.value)) <= 400
+
+
+def test_deep_nesting_is_malformed() -> None:
+    with pytest.raises(BadPayload) as caught:
+        layout("a").decode(b"[" * 100_000)
+    assert caught.value.kind == "malformed payload"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (1_700_000_000, "s", 1_700_000_000 * 10**9),
+        (1_700_000_000.25, "s", 1_700_000_000_250_000_000),
+        (-0.5, "s", -500_000_000),
+        (1_700_000_000_123, "ms", 1_700_000_000_123_000_000),
+        (1.5, "us", 1500),
+        (2**62, "ns", 2**62),
+    ],
+)
+def test_times_become_nanoseconds(value: float, unit: str, expected: int) -> None:
+    assert nanoseconds(value, unit) == expected
+
+
+@pytest.mark.parametrize("value", ["1", None, True, float("inf"), float("nan"), 2**63, 1e300, [1]])
+def test_what_is_no_time_is_refused(value: Any) -> None:
+    with pytest.raises(BadPayload) as caught:
+        nanoseconds(value, "s")
+    assert caught.value.kind == "bad timestamp"
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (7.0, 7), (2**63 - 1, 2**63 - 1)])
+def test_sequences_are_whole_numbers(value: Any, expected: int) -> None:
+    found = layout("x", sequence="n").decode(json.dumps({"x": 1, "n": value}).encode())
+    assert found[0] == expected
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "1", None, True, 2**63])
+def test_other_sequences_are_refused(value: Any) -> None:
+    with pytest.raises(BadPayload) as caught:
+        layout("x", sequence="n").decode(json.dumps({"x": 1, "n": value}).encode())
+    assert caught.value.kind == "bad sequence"
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5), st.integers(0, 3))
+def test_every_number_survives(values: list[float], depth: int) -> None:
+    body: Any = {f"k{place}": value for place, value in enumerate(values)}
+    for _ in range(depth):
+        body = {"in": body}
+    paths = ["in." * depth + f"k{place}" for place in range(len(values))]
+    assert list(layout(*paths).decode(json.dumps(body).encode())[2]) == values
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_sample_or_a_bad_payload(data: bytes) -> None:
+    try:
+        layout("a", timestamp=Timestamp(path="t")).decode(data)
+    except BadPayload as bad:
+        assert str(bad)
+
+
+def test_samples_can_be_cut_and_reordered() -> None:
+    from array import array
+
+    samples = Samples(("x", "y"), array("q", [1, 2]), array("q", [10, 20]), array("d", [1, 2, 3, 4]))
+    part = samples.part(1, 2)
+    assert (part.rows, list(part.sequences), list(part.values)) == (1, [2], [3, 4])
+    assert list(samples.select(["y", "x"])) == [2, 1, 4, 3]
+    assert list(samples.select(["y"])) == [2, 4]
+    assert samples.select(("x", "y")) is samples.values
+    with pytest.raises(KeyError, match="z"):
+        samples.select(["z"])

@@ -1,0 +1,106 @@
+"""What enters a pipeline fits its columns, or is refused with both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_agent.contract.manifest import InputSpec
+from edge_agent.sdk.frame import Frame
+from edge_agent.sdk.intake import read_self_test, to_frame
+from edge_agent.sdk.pipeline import Input, Pipeline
+
+SPEC = InputSpec(columns=["x", "y"], rate_hz=10)
+
+
+class Table:
+    """As much of a pandas DataFrame as matters."""
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    def __getitem__(self, names):
+        return Table({name: self.columns[name] for name in names})
+
+    def to_numpy(self):
+        return np.column_stack([*self.columns.values()])
+
+
+def test_arrays_get_columns_rate_and_a_copy():
+    given = np.zeros((3, 2))
+    frame = to_frame(given, SPEC, "p")
+    assert frame.columns == ("x", "y")
+    assert frame.timestamps.tolist() == [0, 100_000_000, 200_000_000]
+    assert not np.shares_memory(frame.values, given)
+    assert to_frame(frame, SPEC, "p") is frame
+
+
+def test_tables_are_read_by_name():
+    frame = to_frame(Table({"y": [2, 4], "other": [0, 0], "x": [1, 3]}), SPEC, "p")
+    assert frame.values.tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(ValueError, match="pipeline 'p' takes the column 'x', which the table does not have"):
+        to_frame(Table({"y": [2, 4]}), SPEC, "p")
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((4, 3)), r"pipeline 'p' takes rows of 2 columns \(x, y\), got shape \(4, 3\)$"),
+        (np.zeros(2), r"got shape \(2,\): for a single row write x\[None, :\]"),
+        (np.zeros(5), r"got shape \(5,\)$"),
+    ],
+)
+def test_other_shapes_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        to_frame(x, SPEC, "p")
+
+
+def test_windows_and_lists_of_anything_pass():
+    assert len(to_frame(np.zeros((4, 10, 2)), SPEC, "p")) == 4
+    assert to_frame([{"x": 1}], SPEC, "p").values == [{"x": 1}]
+    assert to_frame(np.zeros((4, 7)), InputSpec(columns=[]), "p").values.shape == (4, 7)
+
+
+def test_a_csv_file_is_read_by_its_header(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufefftime,y,x\n0,2,1\n1,4.5,3\n", encoding="utf-8")
+    frame = read_self_test(str(path), SPEC, "p")
+    assert frame.values.tolist() == [[1, 2], [3, 4.5]]
+    assert read_self_test(path, InputSpec(columns=[]), "p").values.shape == (2, 3)
+    assert Pipeline("p", input=Input(["y"]), self_test=path).self_test.values.tolist() == [[2], [4.5]]
+
+
+def test_a_csv_path_is_relative_to_the_author_s_file(tmp_path):
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
+    source = tmp_path / "authors_own.py"
+    source.write_text(
+        "from edge_agent import Pipeline, Input\np = Pipeline('p', input=Input(['x', 'y']), self_test='rows.csv')\n"
+    )
+    space = {}
+    exec(compile(source.read_text(), str(source), "exec"), space)
+    assert space["p"].self_test.values.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,z\n1,2\n", "self_test: rows.csv has no column 'y' in its first line"),
+        ("x,y\n1,2\n3,abc\n", "self_test: rows.csv, line 3: .*'abc'"),
+        ("x,y\n1\n", "self_test: rows.csv, line 2"),
+        ("x,y\n", "self_test: rows.csv has no rows"),
+        ("", "has no column 'x'"),
+    ],
+)
+def test_csv_faults_are_named_with_the_line(tmp_path, text, message):
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_self_test(path, SPEC, "p")
+
+
+def test_other_self_tests():
+    assert read_self_test([[1, 2]], SPEC, "p").columns == ("x", "y")
+    frame = Frame.of([[1, 2]])
+    assert read_self_test(frame, SPEC, "p") is frame
+    with pytest.raises(FileNotFoundError, match=r"self_test: there is no file 'gone.csv'"):
+        read_self_test("gone.csv", SPEC, "p")
