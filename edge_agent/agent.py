@@ -36,17 +36,20 @@ from edge_agent.runtime.lane import Lane
 from edge_agent.runtime.sinks import open_sink
 from edge_agent.runtime.sources import open_source
 from edge_agent.runtime.supervisor import Supervisor
+from edge_agent.transport import envelope
 from edge_agent.transport.client import Client, Will
 from edge_agent.transport.puller import Puller
+from edge_agent.update.deployer import Ports, SlotSetup
 from edge_agent.update.deployment import Event, EventKind
 from edge_agent.update.store import Store
 from edge_agent.update.trust import verify
-from edge_agent.update.updater import FETCH_SECONDS, Ports, SlotSetup, Updater
+from edge_agent.update.updater import Updater
 
 __all__ = ["Agent", "lock_state", "slot_setups"]
 
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 30.0
+FETCH_SECONDS = 600.0
 REPORT_SECONDS_MIN = 0.2
 LOOP_SECONDS_MAX = 1.0
 DATABASE = "agent.db"
@@ -115,7 +118,9 @@ class Agent:
 
     def _build_supervisor(self) -> Supervisor:
         return Supervisor(
-            Lane(name, slot.output.stream, open_source(self._config, name), open_sink(self._config, name), self._noticed)
+            Lane(
+                name, slot.output.stream, open_source(self._config, name), open_sink(self._config, name), self._noticed
+            )
             for name, slot in self._config.slot.items()
         )
 
@@ -172,7 +177,7 @@ class Agent:
             return
         for channel in self._config.channel:
             if topic == self._topics.trust(channel) and payload:
-                self._work.put(functools.partial(self._updater.announced, channel, payload))
+                self._work.put(functools.partial(self._announced, channel, payload))
 
     def _connection(self, connected: bool, session_present: bool) -> None:
         self._work.put(functools.partial(self._connected, connected))
@@ -195,7 +200,9 @@ class Agent:
             self._client.start()
             self._client.subscribe([self._topics.trust(channel) for channel in self._config.channel])
             self._systemd.notify("READY=1\nSTATUS=running")
-            log.info("ready device=%s slots=%s boot=%d", self._config.device.id, ",".join(self._config.slot), self._boot)
+            log.info(
+                "ready device=%s slots=%s boot=%d", self._config.device.id, ",".join(self._config.slot), self._boot
+            )
             while not self._stopping:
                 self._turn()
         finally:
@@ -252,6 +259,12 @@ class Agent:
             birth = f"1 {self._session}".encode()
             self._publish(self._topics.online(self._config.device.id), birth)
             self._changed()
+
+    def _announced(self, channel: str, message: bytes, now: float) -> None:
+        try:
+            self._updater.announced(channel, envelope.unpack(message), now)
+        except UpdateRejected as error:
+            self._updater.refuse(channel, message, error, now)
 
     def _judge(self, notice: Notice, now: float) -> None:
         log.info("notice slot=%s kind=%s words=%s", notice.slot, notice.kind.value, notice.words)
@@ -330,14 +343,14 @@ def slot_setups(config: Config) -> dict[str, SlotSetup]:
     """Return what updates need to know of each slot."""
     setups = {}
     for name, slot in config.slot.items():
-        columns = dict(slot.input.columns)
+        columns = list(slot.input.columns)
         if isinstance(slot.input, CsvInput) and not columns:
-            columns = dict.fromkeys(CsvSource(slot.input).columns)  # type: ignore[arg-type]
+            columns = list(CsvSource(slot.input).columns)
         told = encode_json({"tunable": slot.tunable, "input": msgspec.to_builtins(slot.input, enc_hook=str)})
         setups[name] = SlotSetup(
             name=name,
             channel=slot.channel,
-            columns=list(columns),
+            columns=columns,
             units={key: column.unit for key, column in slot.input.columns.items() if column.unit},
             tunables=dict(slot.tunable),
             config_digest=Digest.of(told).hex,

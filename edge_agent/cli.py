@@ -155,6 +155,10 @@ def _print_channel(name: str, channel: dict[str, Any]) -> None:
         click.echo(f"  refused {_when(channel['refused_at'])}, {reason['code']}: {reason['message']}")
 
 
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
 def _status(config: Config) -> dict[str, Any]:
     live = ring(config.device.state) if config.device.state.is_dir() else None
     if live is not None:

@@ -18,7 +18,7 @@ import msgspec
 
 from edge_agent.contract.compatibility import Profile
 from edge_agent.contract.messages import Report, SlotReport
-from edge_agent.update.deployment import ENDED, Deployment
+from edge_agent.update.deployment import Deployment, State
 from edge_agent.update.store import Store
 
 __all__ = ["Rates", "Systemd", "channel_status", "profile_summary", "report", "set_up_logging", "slot_report"]
@@ -39,7 +39,10 @@ class Systemd:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, contextlib.suppress(OSError):
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+            contextlib.suppress(OSError),
+        ):
             sock.connect(address)
             sock.sendall(message.encode())
 
@@ -93,10 +96,10 @@ def slot_report(store: Store, slot: str, channel: str, counters: Mapping[str, in
 
 
 def _newest(active: Deployment | None, ended: Deployment | None) -> Deployment | None:
-    """Return what happened last: the end of a failed deployment, unless the active one is younger."""
-    if active is None or ended is None or ended.state not in ENDED:
+    """Return what happened last: the end of a failed deployment, unless the active one was committed after it."""
+    if active is None or ended is None:
         return active or ended
-    return ended if ended.id > active.id and ended.state.value != "superseded" else active
+    return ended if ended.updated >= active.updated and ended.state is not State.SUPERSEDED else active
 
 
 def channel_status(store: Store, channel: str, now: float) -> dict[str, Any]:

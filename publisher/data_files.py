@@ -17,7 +17,7 @@ from publisher.paths import COMPUTED, Evaluator, Scope, Value, only_return
 from publisher.source import Source
 
 if TYPE_CHECKING:
-    from publisher.closure import Walk
+    from publisher.walk import Walk
 
 __all__ = ["Reader", "start_of"]
 
@@ -51,61 +51,61 @@ class Reader:
         for module, line, reason in self.walk.declared.problems:
             self.walk.refuse(self.walk.modules[module].origin, line, reason)
         for pattern, module, line in self.walk.declared.data:
-            self.declared(pattern, self.walk.modules[module], line)
+            self._declared(pattern, self.walk.modules[module], line)
         for source in list(self.walk.modules.values()):
             if "__file__" in _text(source) or "resource" in _text(source) or _READERS & set(_words(source)):
-                self.visit(source.tree, self.evaluator.scope(source))
+                self._visit(source.tree, self.evaluator.scope(source))
 
-    def declared(self, pattern: str, source: Source, line: int) -> None:
+    def _declared(self, pattern: str, source: Source, line: int) -> None:
         """Add what a class declares: a file, a folder or a pattern, relative to its own file or to the root."""
         for base in (source.origin.parent, start_of(source), self.walk.target.root):
             found = sorted(_matches(base, pattern))
             if found:
                 for path in found[:_FILES_LIMIT]:
-                    self.add(path, source, line)
+                    self._add(path, source, line)
                 return
         self.walk.refuse(source.origin, line, f"declared data {pattern!r} matches no file beside {source.origin.name}")
 
-    def visit(self, tree: ast.AST, scope: Scope) -> None:
+    def _visit(self, tree: ast.AST, scope: Scope) -> None:
         pending: list[ast.AST] = [tree]
         while pending:
             node = pending.pop()
-            if isinstance(node, ast.expr) and self.judge(node, scope):
+            if isinstance(node, ast.expr) and self._judge(node, scope):
                 if isinstance(node, ast.Call):
                     pending.extend(node.keywords)
                 continue
             if isinstance(node, ast.Call):
-                self.from_working_directory(node, scope)
+                self._from_working_directory(node, scope)
             pending.extend(ast.iter_child_nodes(node))
 
-    def judge(self, node: ast.expr, scope: Scope) -> bool:
+    def _judge(self, node: ast.expr, scope: Scope) -> bool:
         """Judge one expression; True when it is a path as a whole, so its parts need no look of their own."""
         value = self.evaluator.value(node, scope)
         if value is COMPUTED:
-            self.computed(node, scope)
+            self._computed(node, scope)
             return True
         if not isinstance(value, Path):
             return False
-        self.path(node, value, scope)
+        self._path(node, value, scope)
         return True
 
-    def computed(self, node: ast.expr, scope: Scope) -> None:
-        if not self.walk.declared.data and not self.is_written(node, scope):
+    def _computed(self, node: ast.expr, scope: Scope) -> None:
+        if not self.walk.declared.data and not self._is_written(node, scope):
             what = f"the path {_short(node)} is computed at run time"
             self.walk.refuse(scope.source.origin, node.lineno, f"{what}: {_ADVICE}")
 
-    def path(self, node: ast.expr, value: Path, scope: Scope) -> None:
+    def _path(self, node: ast.expr, value: Path, scope: Scope) -> None:
         if value in self.sources or value == scope.source.origin:
             return
         if value.is_file():
-            self.add(value, scope.source, node.lineno)
+            self._add(value, scope.source, node.lineno)
         elif value.is_dir():
-            self.directory(node, value, scope)
-        elif not self.is_bound(node, scope) and not self.is_written(node, scope) and not self.walk.declared.data:
-            reason = f"the file {_short(node)} ({self.shown(value)}) does not exist: {_ADVICE}"
+            self._directory(node, value, scope)
+        elif not self._is_bound(node, scope) and not self._is_written(node, scope) and not self.walk.declared.data:
+            reason = f"the file {_short(node)} ({self._shown(value)}) does not exist: {_ADVICE}"
             self.walk.refuse(scope.source.origin, node.lineno, reason)
 
-    def directory(self, node: ast.expr, value: Path, scope: Scope) -> None:
+    def _directory(self, node: ast.expr, value: Path, scope: Scope) -> None:
         """A directory by itself is only a step; refuse it where it is listed or handed to code we cannot see."""
         parent = scope.parents[node]
         if isinstance(parent, ast.Attribute):
@@ -116,32 +116,32 @@ class Reader:
                 found = sorted(value.rglob(text) if parent.attr == "rglob" else value.glob(text))
                 for path in found[:_FILES_LIMIT]:
                     if path.is_file() and path not in self.sources:
-                        self.add(path, scope.source, node.lineno)
+                        self._add(path, scope.source, node.lineno)
                 return
             handed_on = parent.attr in _LISTING | {"glob", "rglob"}
         else:
             handed_on = isinstance(parent, ast.Call | ast.keyword | ast.Starred | ast.List | ast.Tuple | ast.Dict)
-            handed_on = handed_on or (isinstance(parent, ast.Return) and not self.is_simple_result(parent, scope))
-        if handed_on and not self.is_harmless(node, scope) and not self.walk.declared.data:
+            handed_on = handed_on or (isinstance(parent, ast.Return) and not self._is_simple_result(parent, scope))
+        if handed_on and not self._is_harmless(node, scope) and not self.walk.declared.data:
             reason = f"the directory {_short(node)} is read by names that are not written here: {_ADVICE}"
             self.walk.refuse(scope.source.origin, node.lineno, reason)
 
-    def is_simple_result(self, node: ast.Return, scope: Scope) -> bool:
+    def _is_simple_result(self, node: ast.Return, scope: Scope) -> bool:
         owner = scope.owner(node)
         return isinstance(owner, ast.FunctionDef) and only_return(owner) is not None
 
-    def is_harmless(self, node: ast.expr, scope: Scope) -> bool:
+    def _is_harmless(self, node: ast.expr, scope: Scope) -> bool:
         parent = scope.parents[node]
         if isinstance(parent, ast.Call):
             name = ast.unparse(parent.func)
-            return name.startswith("sys.path.") or name == "len" or self.is_written(node, scope)
+            return name.startswith("sys.path.") or name == "len" or self._is_written(node, scope)
         return False
 
-    def is_bound(self, node: ast.expr, scope: Scope) -> bool:
+    def _is_bound(self, node: ast.expr, scope: Scope) -> bool:
         """Whether a path is only given a name here; what becomes of it is judged where the name is used."""
         return isinstance(scope.parents[node], ast.Assign | ast.AnnAssign | ast.NamedExpr)
 
-    def is_written(self, node: ast.expr, scope: Scope) -> bool:
+    def _is_written(self, node: ast.expr, scope: Scope) -> bool:
         """Whether a path is only asked about or written to, so that nothing needs to be there."""
         parent = scope.parents[node]
         if isinstance(parent, ast.Attribute):
@@ -156,7 +156,7 @@ class Reader:
             return bool(_WRITE.search(name) or _QUESTION.search(name))
         return isinstance(parent, ast.FormattedValue)
 
-    def from_working_directory(self, node: ast.Call, scope: Scope) -> None:
+    def _from_working_directory(self, node: ast.Call, scope: Scope) -> None:
         """Refuse `open("name")`: on the device the working directory is another one."""
         name = ast.unparse(node.func).rpartition(".")[2]
         if name not in _READERS or self.walk.declared.data:
@@ -170,7 +170,7 @@ class Reader:
         value: Value = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
         if not isinstance(value, str) or not value or "://" in value or _writes(mode, node):
             return
-        if os.path.isabs(value) and not Path(value).is_relative_to(self.walk.target.root):
+        if Path(value).is_absolute() and not Path(value).is_relative_to(self.walk.target.root):
             return
         reason = f"{value!r} is looked up from the working directory, which is another one on the device"
         advice = (
@@ -178,26 +178,28 @@ class Reader:
         )
         self.walk.refuse(scope.source.origin, node.lineno, f"{reason}: {advice}")
 
-    def add(self, path: Path, source: Source, line: int) -> None:
+    def _add(self, path: Path, source: Source, line: int) -> None:
         """Ship one file, at the place from which the module that reads it finds it again."""
         start = start_of(source)
         if not path.is_relative_to(start):
             reason = (
-                f"the file {self.shown(path)} lies above {self.shown(start)}, where the modules start: move it below"
+                f"the file {self._shown(path)} lies above {self._shown(start)}, where the modules start: move it below"
             )
             self.walk.refuse(source.origin, line, reason)
         elif path.suffix in _MACHINE_CODE:
-            reason = f"{self.shown(path)} is machine code for one kind of machine: put it into a wheel and install that"
+            reason = (
+                f"{self._shown(path)} is machine code for one kind of machine: put it into a wheel and install that"
+            )
             self.walk.refuse(source.origin, line, reason)
         elif path not in self.sources:
             self.walk.data[path] = path.relative_to(start).as_posix()
 
-    def shown(self, path: Path) -> str:
+    def _shown(self, path: Path) -> str:
         return os.path.relpath(path, self.walk.target.root)
 
 
 def _matches(base: Path, pattern: str) -> list[Path]:
-    if os.path.isabs(pattern):
+    if Path(pattern).is_absolute():
         return []
     plain = Path(os.path.normpath(base / pattern))
     if plain.is_file():

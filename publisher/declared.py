@@ -34,7 +34,7 @@ class Declared:
 
 
 def declared_of(entry: Source, attr: str, modules: Mapping[str, Source]) -> Declared:
-    """Read the declarations of the class `attr` and its local bases; of every filter in the module when it is no class."""
+    """Read the declarations of the class `attr` and its local bases; of every class in the module when it is none."""
     tops = _classes(entry)
     chosen = [tops[attr.partition(".")[0]]] if attr.partition(".")[0] in tops else list(tops.values())
     strict = bool(attr) and len(chosen) == 1

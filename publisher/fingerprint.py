@@ -15,8 +15,9 @@ from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
 from publisher.canonical import View, canonical
-from publisher.closure import Walk, walk
-from publisher.reach import Component, Graph, Module
+from publisher.reach import Component, Graph
+from publisher.toplevel import Module
+from publisher.walk import Walk, walk
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -46,7 +47,9 @@ def fingerprint(target: type | str | Path, *, root: Path | None = None) -> Finge
     entry, attr = found.target.module, found.target.attr
     graph = Graph(found.modules)
     if attr and not graph.resolve(entry, attr.partition(".")[0]):
-        raise AuthorError(f"{found.target.origin.name} has no {attr!r} at its top level: name a class that is defined there")
+        raise AuthorError(
+            f"{found.target.origin.name} has no {attr!r} at its top level: name a class that is defined there"
+        )
     reached = list(graph.reach(entry, attr))
     components = _hashes(graph, reached, found)
     body = json.dumps([_VERSION, entry, attr, sorted(components.items())], ensure_ascii=True)
@@ -59,7 +62,7 @@ def _hashes(graph: Graph, reached: list[Component], found: Walk) -> dict[str, st
     docs = bool(_READS_DOCS & words)
     components: dict[str, str] = {}
     for name, module in graph.modules.items():
-        view = View(docs, lambda node, module=module: graph.is_plain(node, module))  # type: ignore[misc]
+        view = View(docs, lambda node, module=module: graph.quiet.is_plain(node, module))  # type: ignore[misc]
         here = [one for one in reached if one.module == name]
         for one in here:
             components[f"{name}.{one.name}"] = _digest(canonical(one.statements, view), one.references)
@@ -83,7 +86,9 @@ def _module(graph: Graph, module: Module, here: Iterable[Component], view: View,
             order.append(hashlib.sha256(canonical([node], view)).hexdigest())
         elif id(node) in ordered:
             order.extend(sorted(ordered[id(node)]))
-    references = {name: sorted(map(str, items)) for name, items in graph.references(tuple(module.effects), module).items()}
+    references = {
+        name: sorted(map(str, items)) for name, items in graph.references(tuple(module.effects), module).items()
+    }
     text = ast.get_docstring(module.source.tree, clean=False) if view.docstrings else None
     outside = sorted(name for name in module.imported if name not in graph.modules)
     own = hashlib.sha256(module.source.data).hexdigest() if source else ""

@@ -61,8 +61,8 @@ def statement_imports(node: ast.Import | ast.ImportFrom, source: Source, group: 
     if isinstance(node, ast.Import):
         for alias in node.names:
             top = alias.name.partition(".")[0]
-            bound = (alias.asname, alias.name, None) if alias.asname else (top, top, None)
-            yield Import(alias.name, (), node.lineno, group, (bound,))
+            whole = (alias.asname, alias.name, None) if alias.asname else (top, top, None)
+            yield Import(alias.name, (), node.lineno, group, (whole,))
         return
     names = tuple(alias.name for alias in node.names)
     module = _absolute(source.package, node.level, node.module or "")
@@ -106,7 +106,7 @@ class _Reader:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.stmt):
                 yield from self.statement(child, group)
-            elif isinstance(child, ast.excepthandler | ast.match_case):
+            elif isinstance(child, ast.ExceptHandler | ast.match_case):
                 yield from self.statements(child.body, group)
                 for part in ast.iter_child_nodes(child):
                     if not isinstance(part, ast.stmt):

@@ -169,8 +169,9 @@ def _constants(definition: ast.ClassDef, cls: str) -> dict[str, object]:
     bound = [name for node in definition.body for name in _bound(node)]
     for node in definition.body:
         names = list(_bound(node))
-        literal = isinstance(node, ast.Assign | ast.AnnAssign) and len(names) == 1 and bound.count(names[0]) == 1
-        if literal and node.value and not names[0].endswith("__"):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None or names[0].endswith("__"):
+            continue
+        if len(names) == 1 and bound.count(names[0]) == 1:
             try:
                 found[_mangled(names[0], cls)] = ast.literal_eval(node.value)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -199,9 +200,8 @@ def _attributes_set_on(tree: ast.Module, cls: str) -> set[str]:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             if isinstance(node.value, ast.Name) and node.value.id == cls:
                 found.add(node.attr)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
-            if len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
-                found.add(str(node.args[1].value))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr" and len(node.args) > 1:
+            found.add(str(node.args[1].value) if isinstance(node.args[1], ast.Constant) else "")
     return found
 
 

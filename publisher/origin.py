@@ -37,10 +37,11 @@ __all__ = [
 ]
 
 # The same answer on every interpreter (I2), so also what came and went between 3.11 and 3.14.
-STDLIB = frozenset(sys.stdlib_module_names) | frozenset(
-    "__main__ aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr imp "
-    "lib2to3 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib tomllib uu xdrlib".split()
-)
+_COME_AND_GONE = """
+__main__ aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr imp 
+lib2to3 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib tomllib uu xdrlib
+"""
+STDLIB = frozenset(sys.stdlib_module_names) | frozenset(_COME_AND_GONE.split())
 _EXTENSION = re.compile(r"\.(?:[\w.+-]+\.)?(?:so|pyd)")
 
 
@@ -133,7 +134,7 @@ def _extension(path: Path) -> Path | None:
 
 def _listing(directory: Path) -> list[str]:
     try:
-        return sorted(os.listdir(directory))
+        return sorted(entry.name for entry in directory.iterdir())
     except OSError:
         return []
 
@@ -181,8 +182,7 @@ def _foreign_directories() -> frozenset[str]:
 def is_installed(directory: Path) -> bool:
     """Tell whether a directory on the path holds the standard library or installed distributions."""
     real = os.path.realpath(directory)
-    name = os.path.basename(real)
-    return real in _foreign_directories() or name in ("site-packages", "dist-packages", "lib-dynload")
+    return real in _foreign_directories() or Path(real).name in ("site-packages", "dist-packages", "lib-dynload")
 
 
 def path_roots() -> list[Path]:

@@ -190,11 +190,9 @@ class _Packer:
                 key = canonicalize_name(requirement.name)
                 if key not in known:  # the class knows better than its project
                     declared.setdefault(key, []).append(str(requirement))
-        for key in closure.requires:
-            if key not in declared:
-                self.warnings.append(_advice(key, cls, found))
+        self.warnings += [_advice(name, cls, found) for name in closure.requires if name not in declared]
         python = project.get("requires-python")
-        wanted = [text for key in closure.requires for text in declared.get(key, [key])]
+        wanted = [text for name in closure.requires for text in declared.get(name, [name])]
         return sorted(set(wanted)), python if isinstance(python, str) else _PYTHON
 
 

@@ -128,20 +128,20 @@ class Evaluator:
         if isinstance(node, ast.Constant):
             return node.value if isinstance(node.value, str | int) else None
         if isinstance(node, ast.Name):
-            return self.name(node, node.id, scope)
+            return self._name(node, node.id, scope)
         if isinstance(node, ast.Attribute):
-            return self.attribute(node, scope)
+            return self._attribute(node, scope)
         if isinstance(node, ast.BinOp):
-            return self.operator(node, scope)
+            return self._operator(node, scope)
         if isinstance(node, ast.JoinedStr):
-            return self.joined_text(node, scope)
+            return self._joined_text(node, scope)
         if isinstance(node, ast.Subscript):
-            return self.item(node, scope)
+            return self._item(node, scope)
         if isinstance(node, ast.Call):
-            return self.call(node, scope)
+            return self._call(node, scope)
         return None
 
-    def name(self, node: ast.expr, name: str, scope: Scope) -> Value:
+    def _name(self, node: ast.expr, name: str, scope: Scope) -> Value:
         if name == "__file__":
             return scope.source.origin
         if name in ("__package__", "__name__"):
@@ -149,33 +149,33 @@ class Evaluator:
         for owner in scope.owners(node):
             values = scope.assigned.get((owner, name))
             if values and not (isinstance(owner, ast.ClassDef) and owner is not scope.owner(node)):
-                return self.single(values, scope)
+                return self._single(values, scope)
         if name in scope.imported:
             module, attr = scope.imported[name]
-            return self.constant(module, attr)
+            return self._constant(module, attr)
         return None
 
-    def single(self, values: list[ast.expr | None], scope: Scope) -> Value:
+    def _single(self, values: list[ast.expr | None], scope: Scope) -> Value:
         """The value of a name bound once; a computed one was reported where it was bound."""
         found = self.value(values[0], scope) if len(values) == 1 and values[0] is not None else None
         return None if found is COMPUTED else found
 
-    def constant(self, module: str, attr: str | None) -> Value:
+    def _constant(self, module: str, attr: str | None) -> Value:
         source = self.modules.get(module)
         if source is None or attr is None:
             return None
         scope = self.scope(source)
         values = scope.assigned.get((source.tree, attr))
         if values:
-            return self.single(values, scope)
+            return self._single(values, scope)
         if attr in scope.imported and scope.imported[attr] != (module, attr):
-            return self.constant(*scope.imported[attr])
+            return self._constant(*scope.imported[attr])
         return None
 
-    def attribute(self, node: ast.Attribute, scope: Scope) -> Value:
+    def _attribute(self, node: ast.Attribute, scope: Scope) -> Value:
         if isinstance(node.value, ast.Name):
             if node.value.id in ("self", "cls"):
-                return self.member(node, scope)
+                return self._member(node, scope)
             if node.value.id == "__spec__":
                 specs: dict[str, Value] = {"origin": scope.source.origin, "name": scope.source.module}
                 return {**specs, "parent": scope.source.package}.get(node.attr)
@@ -188,16 +188,16 @@ class Evaluator:
         head, _, rest = ast.unparse(node.value).partition(".")
         if head in scope.imported:
             module, attr = scope.imported[head]
-            return self.constant(".".join(part for part in (module, attr, rest) if part), node.attr)
+            return self._constant(".".join(part for part in (module, attr, rest) if part), node.attr)
         return None
 
-    def member(self, node: ast.Attribute, scope: Scope) -> Value:
+    def _member(self, node: ast.Attribute, scope: Scope) -> Value:
         for owner in scope.owners(node):
             if isinstance(owner, ast.ClassDef):
-                return self.single(scope.assigned.get((owner, node.attr), [None]), scope)
+                return self._single(scope.assigned.get((owner, node.attr), [None]), scope)
         return None
 
-    def operator(self, node: ast.BinOp, scope: Scope) -> Value:
+    def _operator(self, node: ast.BinOp, scope: Scope) -> Value:
         left, right = self.value(node.left, scope), self.value(node.right, scope)
         if isinstance(node.op, ast.Div):
             return _join(left, right)
@@ -208,7 +208,7 @@ class Evaluator:
                 return Path(str(left) + right) if isinstance(right, str) else COMPUTED
         return None
 
-    def joined_text(self, node: ast.JoinedStr, scope: Scope) -> Value:
+    def _joined_text(self, node: ast.JoinedStr, scope: Scope) -> Value:
         """An f-string is a path when it begins with one and a slash follows."""
         parts: list[Value] = [
             self.value(part.value if isinstance(part, ast.FormattedValue) else part, scope)
@@ -223,7 +223,7 @@ class Evaluator:
         text = [str(part) for part in parts if isinstance(part, Path | str)]
         return Path("".join(text)) if len(text) == len(parts) else COMPUTED
 
-    def item(self, node: ast.Subscript, scope: Scope) -> Value:
+    def _item(self, node: ast.Subscript, scope: Scope) -> Value:
         index = self.value(node.slice, scope)
         if isinstance(node.value, ast.Attribute) and node.value.attr == "parents":
             base = self.value(node.value.value, scope)
@@ -232,11 +232,12 @@ class Evaluator:
         if isinstance(node.value, ast.Call) and _last(node.value.func) in ("splitext", "split") and node.value.args:
             base = self.value(node.value.args[0], scope)
             if isinstance(base, Path) and isinstance(index, int) and index in (0, 1):
-                parts = os.path.splitext(base) if _last(node.value.func) == "splitext" else os.path.split(base)
-                return parts[1] if index else Path(parts[0])
+                if _last(node.value.func) == "splitext":
+                    return base.suffix if index else base.with_suffix("")
+                return base.name if index else base.parent
         return None
 
-    def call(self, node: ast.Call, scope: Scope) -> Value:
+    def _call(self, node: ast.Call, scope: Scope) -> Value:
         function = _last(node.func)
         arguments = [self.value(item, scope) for item in node.args if not isinstance(item, ast.Starred)]
         if len(arguments) != len(node.args):
@@ -251,23 +252,23 @@ class Evaluator:
         if function in ("dirname", "basename") and isinstance(arguments[0] if arguments else None, Path):
             path = Path(str(arguments[0]))
             return path.parent if function == "dirname" else path.name
-        return self.resource(node, function, arguments, scope)
+        return self._resource(node, function, arguments, scope)
 
-    def resource(self, node: ast.Call, function: str, arguments: list[Value], scope: Scope) -> Value:
+    def _resource(self, node: ast.Call, function: str, arguments: list[Value], scope: Scope) -> Value:
         """A path below a package, through `importlib.resources`, `pkgutil` or `pkg_resources`."""
         if function in _RESOURCE_READERS or (function == "path" and len(arguments) == 2):
-            anchor = self.package(node.args[0], arguments[0], scope) if arguments else None
+            anchor = self._package(node.args[0], arguments[0], scope) if arguments else None
             return _join(anchor, *arguments[1:]) if anchor else None
         if function == "files":
             anchor_node = node.args[0] if node.args else next((k.value for k in node.keywords), None)
             if anchor_node is None:
                 return scope.source.origin.parent
-            return self.package(anchor_node, self.value(anchor_node, scope), scope)
+            return self._package(anchor_node, self.value(anchor_node, scope), scope)
         if isinstance(node.func, ast.Name) and not node.args and not node.keywords:
-            return self.result(node.func.id, scope)
+            return self._result(node.func.id, scope)
         return None
 
-    def package(self, node: ast.expr, value: Value, scope: Scope) -> Path | None:
+    def _package(self, node: ast.expr, value: Value, scope: Scope) -> Path | None:
         name = value if isinstance(value, str) else None
         if name is None:
             head, _, rest = ast.unparse(node).partition(".")
@@ -280,13 +281,13 @@ class Evaluator:
             return found.path.parent
         return found.search[0] if found.search else None
 
-    def result(self, name: str, scope: Scope) -> Value:
+    def _result(self, name: str, scope: Scope) -> Value:
         """What a local function without arguments returns, when a return is all it does."""
         function = scope.functions.get(name)
         if function is None and name in scope.imported:
             module, attr = scope.imported[name]
             if module in self.modules and attr:
-                return self.result(attr, self.scope(self.modules[module]))
+                return self._result(attr, self.scope(self.modules[module]))
         returned = only_return(function) if function else None
         return self.value(returned, scope) if returned is not None else None
 
@@ -325,7 +326,7 @@ def _method(base: Path, name: str, arguments: list[Value]) -> Value:
     if name == "with_stem" and texts:
         return base.with_stem(texts[0])
     if name == "replace" and len(texts) == 2:
-        return Path(str(base).replace(*texts))
+        return Path(str(base).replace(texts[0], texts[1]))
     return None
 
 

@@ -7,6 +7,7 @@ Nothing is signed before preflight has passed and the broker has answered.
 from __future__ import annotations
 
 import enum
+import functools
 import getpass
 import os
 import queue
@@ -20,12 +21,13 @@ from pathlib import Path
 import msgspec
 
 from edge_agent.contract.digest import Digest
-from edge_agent.contract.errors import AuthorError, ConfigError, TransportError, UpdateRejected
+from edge_agent.contract.errors import AuthorError, ConfigError, UpdateRejected
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import ReleaseInfo, Topics
 from edge_agent.contract.verification import Request
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.transport import blobs
+from edge_agent.transport import envelope as envelopes
 from edge_agent.transport.client import Client
 from publisher.config import Home, access_arguments, load_home
 from publisher.fleet import DeviceOutcome, Fleet, Outcome
@@ -210,16 +212,19 @@ def _open(place: Home, channel: str, secret: str) -> Channel:
 
 def _require_one_history(client: Client, place: Home, store: Channel) -> None:
     """Refuse to sign when the broker announces a newer state than the record holds (T7)."""
-    announced = _retained(client, Topics(place.fleet).trust(store.name))
-    if announced is None or announced == store.envelope():
+    message = _retained(client, Topics(place.fleet).trust(store.name))
+    if message is None:
         return
     root = store.root()
-    request = {"fleet": place.fleet, "channel": store.name, "now": 0.0, "root": root}
+    request = functools.partial(Request, fleet=place.fleet, channel=store.name, now=0.0, root=root)
     try:
-        theirs = verify(Request(envelope=announced, **request))
+        announced = envelopes.unpack(message)
+        if announced == store.envelope():
+            return
+        theirs = verify(request(envelope=announced))
     except UpdateRejected:
         return  # whoever put it there holds no key; ours replaces it
-    ours = verify(Request(envelope=store.envelope(), **request))
+    ours = verify(request(envelope=store.envelope()))
     versions = [next(one.version for one in side.floors if one.role == "timestamp") for side in (theirs, ours)]
     if versions[0] >= versions[1]:
         raise AuthorError(
@@ -254,14 +259,12 @@ def _send_blobs(client: Client, place: Home, store: Channel, contents: list[byte
 
 
 def _announce(client: Client, place: Home, store: Channel, envelope: bytes) -> int:
-    delivery = client.publish(Topics(place.fleet).trust(store.name), envelope, retain=True)
-    delivery.wait(SEND_SECONDS)
-    return len(envelope)
+    message = envelopes.pack(envelope)
+    client.publish(Topics(place.fleet).trust(store.name), message, retain=True).wait(SEND_SECONDS)
+    return len(message)
 
 
-def _wait(
-    fleet: Fleet, published: Published, devices: int, seconds: float, progress: Progress
-) -> list[DeviceOutcome]:
+def _wait(fleet: Fleet, published: Published, devices: int, seconds: float, progress: Progress) -> list[DeviceOutcome]:
     told: dict[str, str] = {}
 
     def done(fleet: Fleet) -> bool:

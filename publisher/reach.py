@@ -9,93 +9,19 @@ from __future__ import annotations
 import ast
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from publisher.imports import Computed, imports_of, statement_imports
-from publisher.origin import STDLIB
-from publisher.scopes import Use, stores, uses
+from publisher.imports import Computed, imports_of
+from publisher.quiet import Quiet
+from publisher.scopes import Use, uses
 from publisher.source import Source
+from publisher.toplevel import Module, Target, defines, words
 
-__all__ = ["Component", "Graph", "Module"]
+__all__ = ["Component", "Graph"]
 
-_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _SEES_MODULE = {"globals", "eval", "exec", "vars", "dir", "locals", "compile"}
 _SEES_ALL = {"__subclasses__", "modules", "pickle", "cloudpickle", "dill", "joblib", "shelve", "gc", "get_objects"}
-_HARMLESS = {"dataclasses", "functools", "enum", "typing", "typing_extensions", "abc", "contextlib", "re", "pathlib"}
-_HARMLESS |= {"collections", "logging", "math", "struct", "numpy", "edge_agent", "types", "decimal", "fractions", "uuid"}
-_HARMLESS_BUILTINS = set(
-    "abs bool bytes complex dict divmod enumerate float frozenset int len list max min object pow range reversed "
-    "round set slice sorted str sum tuple type zip super isinstance".split()
-)
-_PLAIN_BASES = {"edge_agent", "sklearn", "numpy", "torch", "scipy", "pandas", "typing_extensions", "numbers"}
-_LAYOUT = {"enum", "ctypes", "dataclasses"}
 _DEPTH_LIMIT = 40
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a name stands for: a definition or all of a local module, or something outside (`module` empty)."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.name}" if self.module else self.name
-
-
-@dataclass(eq=False)
-class Module:
-    """A local module's top level, sorted into what defines names and what acts."""
-
-    source: Source
-    bindings: dict[str, list[ast.stmt | tuple[str, str | None]]] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
-    effects: list[ast.stmt] = field(default_factory=list)
-    imported: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        for node in self.source.tree.body:
-            self._sort(node, top=True)
-
-    def _sort(self, node: ast.stmt, *, top: bool) -> None:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for item in statement_imports(node, self.source):
-                self.imported.add(item.module)
-                if item.names == ("*",):
-                    self.stars.append(item.module)
-                for name, module, attr in item.bound:
-                    self.bindings.setdefault(name, []).append((module, attr))
-            return
-        if top and not _defines(node):
-            self.effects.append(node)
-        if top:
-            for name in dict.fromkeys(stores([node])):
-                self.bindings.setdefault(name, []).append(node)
-        if not isinstance(node, _Definition):
-            for child in ast.walk(node):
-                if isinstance(child, ast.Import | ast.ImportFrom) and child is not node:
-                    self._sort(child, top=False)
-
-    def statements(self, name: str) -> list[ast.stmt]:
-        """The statements that bind a name here, in source order."""
-        return [item for item in self.bindings.get(name, []) if isinstance(item, ast.stmt)]
-
-
-def _defines(node: ast.stmt) -> bool:
-    """Whether a statement only gives a name to something."""
-    if isinstance(node, _Definition) or type(node).__name__ == "TypeAlias":
-        return True
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return True
-    if isinstance(node, ast.Assign):
-        return all(_is_name(target) for target in node.targets)
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) or isinstance(node, ast.Pass)
-
-
-def _is_name(node: ast.expr) -> bool:
-    if isinstance(node, ast.Tuple | ast.List):
-        return all(_is_name(item) for item in node.elts)
-    return isinstance(node, ast.Name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +41,7 @@ class Graph:
         self.modules = {name: Module(source) for name, source in modules.items()}
         self._uses: dict[int, set[Use]] = {}
         self._busy: set[tuple[str, str]] = set()
+        self.quiet = Quiet(self)
 
     def uses_of(self, node: ast.AST, source: Source) -> set[Use]:
         """Return the global names that one statement uses, worked out once."""
@@ -146,7 +73,7 @@ class Graph:
             for found in references.values():
                 pending.extend(found)
             for node in statements:
-                if _SEES_MODULE & _words(node):
+                if _SEES_MODULE & words(node):
                     pending.extend(self._whole(target.module))
                 pending.extend(Target(name, "") for name in self._computed_imports(node, module))
             if statements:
@@ -160,7 +87,7 @@ class Graph:
         found: dict[str, list[Target]] = {}
         for node in statements:
             for use in self.uses_of(node, module.source):
-                targets = self._resolve_use(use, module)
+                targets = self.resolve_use(use, module)
                 if targets:
                     found.setdefault(".".join(use.chain), []).extend(targets)
         return {name: list(dict.fromkeys(found[name])) for name in sorted(found)}
@@ -213,8 +140,11 @@ class Graph:
     def _is_local(self, module: str) -> bool:
         return module in self.modules or any(name.startswith(module + ".") for name in self.modules)
 
-    def _resolve_use(self, use: Use, module: Module) -> list[Target]:
-        first = list(self._imported(*use.imported)) if use.imported else self.resolve(module.source.module, use.chain[0])
+    def resolve_use(self, use: Use, module: Module) -> list[Target]:
+        """Return what a name stands for once the attributes taken from it are followed."""
+        first = (
+            list(self._imported(*use.imported)) if use.imported else self.resolve(module.source.module, use.chain[0])
+        )
         found: list[Target] = []
         for target in first:
             found.extend(self._follow(target, use.chain[1:]))
@@ -242,12 +172,12 @@ class Graph:
     def _targets_of(self, node: ast.stmt, module: Module) -> Iterator[Target]:
         for found in self.references((node,), module).values():
             yield from found
-        if _SEES_MODULE & _words(node):
+        if _SEES_MODULE & words(node):
             yield from self._whole(module.source.module)
 
     def _computed_imports(self, node: ast.stmt, module: Module) -> list[str]:
         """Modules that a statement imports by `import_module`, or for their effect alone."""
-        if not {"import_module", "__import__"} & _words(node):
+        if not {"import_module", "__import__"} & words(node):
             return []
         wrapped = Source(module.source.origin, module.source.module, module.source.is_package, b"", module.source.tree)
         items = [item for item in imports_of(wrapped) if not isinstance(item, Computed)]
@@ -258,144 +188,12 @@ class Graph:
         module = self.modules[name]
         for bound in module.bindings:
             for node in module.statements(bound):
-                if _defines(node) and not self._is_quiet(node, module):
+                if defines(node) and not self.quiet.is_quiet(node, module):
                     yield bound
                     break
 
-    def _is_quiet(self, node: ast.stmt, module: Module) -> bool:
-        if isinstance(node, _Definition):
-            if not all(self._is_harmless(item, module) for item in node.decorator_list):
-                return False
-            if isinstance(node, ast.ClassDef):
-                return self._is_quiet_class(node, module)
-            defaults = [item for item in (*node.args.defaults, *node.args.kw_defaults) if item is not None]
-            return all(self._is_harmless(item, module) for item in defaults)
-        value = getattr(node, "value", None)
-        return value is None or self._is_harmless(value, module)
-
-    def _is_quiet_class(self, node: ast.ClassDef, module: Module) -> bool:
-        if node.keywords or not self.is_plain_base(node, module, hooks=True):
-            return False
-        return all(_defines(item) and self._is_quiet(item, module) for item in node.body)
-
-    def _is_harmless(self, node: ast.expr, module: Module) -> bool:
-        """Whether evaluating an expression does nothing but make a value."""
-        for part in ast.walk(node):
-            if isinstance(part, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr):
-                return False
-            if isinstance(part, ast.Call) and not self._is_harmless_call(part.func, module):
-                return False
-        return True
-
-    def _is_harmless_call(self, function: ast.expr, module: Module) -> bool:
-        if not isinstance(function, ast.Name | ast.Attribute):
-            return False
-        for use in uses([function], module.source):
-            targets = self._resolve_use(use, module)
-            if not targets:
-                return len(use.chain) == 1 and use.chain[0] in _HARMLESS_BUILTINS
-            for target in targets:
-                if target.module and not self._makes_quiet_instance(target):
-                    return False
-                if not target.module and target.name.partition(".")[0] not in _HARMLESS:
-                    return False
-        return True
-
-    def _makes_quiet_instance(self, target: Target) -> bool:
-        """Whether a target is a local class whose construction sets nothing but its own attributes."""
-        statements = self.modules[target.module].statements(target.name) if target.name else []
-        if len(statements) != 1 or not isinstance(statements[0], ast.ClassDef):
-            return False
-        module = self.modules[target.module]
-        for node in statements[0].body:
-            if isinstance(node, ast.FunctionDef) and node.name in ("__init__", "__new__", "__post_init__"):
-                for part in ast.walk(node):
-                    if isinstance(part, ast.Global | ast.Nonlocal | ast.Import | ast.ImportFrom | ast.Delete):
-                        return False
-                    if isinstance(part, ast.Call) and not (
-                        _is_super(part.func) or self._is_harmless_call(part.func, module)
-                    ):
-                        return False
-        return self.is_plain_base(statements[0], module, hooks=True)
-
-    def is_plain(self, node: ast.ClassDef, module: Module) -> bool:
-        """Whether nobody looks at a class's docstrings and order of methods while making it (I1)."""
-        if any(keyword.arg != "metaclass" or not _is_abc(keyword.value) for keyword in node.keywords):
-            return False
-        if {"__dict__", "vars", "__doc__", "__members__"} & _words(node):
-            return False
-        for item in node.decorator_list:
-            targets = [t for use in uses([item], module.source) for t in self._resolve_use(use, module)]
-            tops = {target.name.partition(".")[0] for target in targets if not target.module}
-            if len(tops) != len(targets) or not tops or not tops <= {"typing", "functools", "typing_extensions"}:
-                return False
-        return self.is_plain_base(node, module, hooks=True, own=False)
-
-    def is_plain_base(
-        self, node: ast.ClassDef, module: Module, *, hooks: bool, own: bool = True, depth: int = 0
-    ) -> bool:
-        """Whether a class brings no metaclass and no subclass hook that we do not know, itself or by its bases."""
-        if depth > _DEPTH_LIMIT:
-            return False
-        if own and any(not _is_abc(keyword.value) for keyword in node.keywords if keyword.arg == "metaclass"):
-            return False
-        if depth and hooks and {"__init_subclass__", "__prepare__"} & set(stores(node.body)):
-            return False
-        return all(self._is_plain_one(base, module, hooks, depth) for base in node.bases)
-
-    def _is_plain_one(self, base: ast.expr, module: Module, hooks: bool, depth: int) -> bool:
-        while isinstance(base, ast.Subscript):
-            base = base.value
-        if isinstance(base, ast.Call):
-            base = base.func
-            if not (isinstance(base, ast.Name | ast.Attribute) and ast.unparse(base).endswith("namedtuple")):
-                return False
-        found = [target for use in uses([base], module.source) for target in self._resolve_use(use, module)]
-        for target in found:
-            if not target.module:
-                top, _, rest = target.name.partition(".")
-                if top in _LAYOUT or rest in ("NamedTuple", "TypedDict") or top not in STDLIB | _PLAIN_BASES:
-                    return False
-                continue
-            owner = self.modules[target.module]
-            for statement in owner.statements(target.name):
-                if isinstance(statement, ast.ClassDef):
-                    if not self.is_plain_base(statement, owner, hooks=hooks, depth=depth + 1):
-                        return False
-                else:
-                    return False
-        return bool(found) or isinstance(base, ast.Name)
-
     def _sees_all(self, tree: ast.AST) -> bool:
-        return bool(_SEES_ALL & _words(tree) - {"modules"}) or any(
+        return bool(_SEES_ALL & words(tree) - {"modules"}) or any(
             isinstance(part, ast.Attribute) and part.attr == "modules" and ast.unparse(part.value) == "sys"
             for part in ast.walk(tree)
         )
-
-
-def _is_super(node: ast.expr) -> bool:
-    if isinstance(node, ast.Attribute):
-        node = node.value
-        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
-    return isinstance(node, ast.Name) and node.id == "super"
-
-
-def _is_abc(node: ast.expr) -> bool:
-    return ast.unparse(node).rpartition(".")[2] == "ABCMeta"
-
-
-def _words(node: ast.AST) -> set[str]:
-    """Every identifier in a piece of code, attributes, imports and short strings included."""
-    found: set[str] = set()
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            found.add(part.id)
-        elif isinstance(part, ast.Attribute):
-            found.add(part.attr)
-        elif isinstance(part, ast.alias):
-            found.update(part.name.split("."))
-        elif isinstance(part, ast.ImportFrom) and part.module:
-            found.update(part.module.split("."))
-        elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.startswith("__"):
-            found.add(part.value)
-    return found

@@ -78,7 +78,7 @@ class Record:
         try:
             self.create(path, data)
         except Conflict:
-            if self.read(path, ref.size + 1) != data:
+            if not self.has_blob(ref):
                 with self._errors(path):
                     obstore.put(self._store, path, data, mode="overwrite", use_multipart=False)
                     self._settle(path)

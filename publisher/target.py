@@ -7,13 +7,13 @@ modules; never imports or executes the author's code. Refuses what has no source
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
 from publisher import live, origin
+from publisher.origin import Roots
 from publisher.source import Unparsable, parse
 
 __all__ = ["Target", "resolve"]
@@ -24,13 +24,13 @@ _CLIMB_LIMIT = 12
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A resolved TARGET. `attr` is a dotted name inside `module`, empty for all of it; `root` is the author's project."""
+    """A resolved TARGET. `attr` is a dotted name in `module`, empty for all of it; `root` is the author's project."""
 
     origin: Path
     module: str
     attr: str
     root: Path
-    roots: origin.Roots
+    roots: Roots
 
 
 def resolve(target: type | str | Path, root: Path | None = None) -> Target:
@@ -90,7 +90,7 @@ def _of_file(file: Path, attr: str, project: Path | None) -> Target:
 
 def _of_module(name: str, attr: str, project: Path | None) -> Target:
     starts = list(origin.source_roots(project)) if project else [*origin.source_roots(Path.cwd()), *origin.path_roots()]
-    found = origin.Roots(starts, origin.editable_packages()).find(name)
+    found = Roots(starts, origin.editable_packages()).find(name)
     if found is None or found.path is None or found.path.suffix != ".py":
         where = str(project) if project else "the working directory, sys.path or an editable install"
         what = "has no source file" if found else "was not found"
@@ -160,9 +160,9 @@ def _at_top(base: Path, name: str) -> bool:
     return (base / name).exists() or (base / f"{name}.py").exists()
 
 
-def _roots(starts: list[Path], file: Path, project: Path | None) -> origin.Roots:
+def _roots(starts: list[Path], file: Path, project: Path | None) -> Roots:
     directories: list[Path] = [*starts, *_more_roots(file, project)]
-    return origin.Roots(directories, origin.editable_packages())
+    return Roots(directories, origin.editable_packages())
 
 
 def _more_roots(file: Path, project: Path | None) -> Iterator[Path]:
@@ -172,9 +172,3 @@ def _more_roots(file: Path, project: Path | None) -> Iterator[Path]:
         yield from origin.source_roots(above)
     here = Path.cwd()
     yield from (path for path in origin.path_roots() if project is None or path != here)
-
-
-def loaded_file(module: str) -> Path | None:
-    """The file of an already imported module, None when there is none."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return Path(file).resolve() if file else None

@@ -26,12 +26,10 @@ from packaging.version import InvalidVersion, Version
 from edge_agent.contract.archive import ARCHIVE_BYTES_MAX, name_faults, read_archive, write_archive
 from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
 
-__all__ = ["ENTRY_POINT_GROUP", "NAMESPACE_PREFIX", "PORTABLE_TAG", "Bundle", "build_bundle", "read_bundle"]
+__all__ = ["ENTRY_POINT_GROUP", "PORTABLE_TAG", "Bundle", "build_bundle", "read_bundle"]
 
 PORTABLE_TAG = "py3-none-any"
 ENTRY_POINT_GROUP = "edge_agent.filters"
-NAMESPACE_PREFIX = "_fieldcast_"
-"""How the private package names begin that bundles are imported under (I5)."""
 _COMPILED = (".pyc", ".pyo", ".so", ".pyd")
 _REASONS_MAX = 50
 

@@ -23,6 +23,7 @@ class Digest(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Digest:
+        """Check and make."""
         if not _PATTERN.fullmatch(text):
             raise ValueError(f"not a digest: {text[:80]!r} (want 'sha256:' and 64 hex digits)")
         return super().__new__(cls, text)

@@ -108,7 +108,7 @@ class _EnvelopeFormat(msgspec.Struct):
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
-    """Return the MessagePack bytes of `envelope` (uncompressed: the transport compresses)."""
+    """Return the MessagePack bytes of `envelope` (uncompressed: `transport.envelope` does that)."""
     return encode_msgpack(envelope)
 
 

@@ -82,6 +82,7 @@ class CsvSource:
         self._start_sequence = start_sequence
         self._rows = self._replay()
         self._next: Row | None = None
+        self._told = False
         self._origin: tuple[float, int] | None = None  # when the first row was due, and its timestamp
         self._advance(ROWS_PER_TAKE_MAX)
 
@@ -91,17 +92,22 @@ class CsvSource:
         return self.faults.total()
 
     def interest(self) -> Interest:
-        """Return no descriptor, and the time at which the next row is due."""
-        if self.finished:
+        """Return no descriptor, and the time at which the next row is due.
+
+        Told once: whoever cannot take yet is not woken again and again for rows that are due already.
+        """
+        if self.finished or self._told:
             return -1, 0, None
         return -1, 0, self._due(self._next, time.monotonic()) if self._next else 0.0
 
     def handle(self, events: int, now: float) -> None:
-        """Do nothing: rows are read when they are taken."""
+        """Note that it is known that rows are due: they are read when they are taken."""
+        self._told = self._next is None or self._due(self._next, now) <= now
 
     def take(self, room: int) -> Samples | None:
         """Return up to `room` rows that are due now, or None."""
         now = time.monotonic()
+        self._told = False
         taken = Samples(self.columns, array("q"), array("q"), array("d"))
         budget = ROWS_PER_TAKE_MAX
         while budget > 0 and taken.rows < room and not self.finished:

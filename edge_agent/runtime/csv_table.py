@@ -73,15 +73,15 @@ class CsvTable:
         try:
             if len(cells) < self._width:
                 raise BadPayload(MISSING, f"has {len(cells)} cells, the header names {self._width}")
-            values = [self._number(cells[place], name) * scale + offset for place, name, scale, offset in self._places]
+            values = [self._number(cells[place], name, scale, offset) for place, name, scale, offset in self._places]
             sequence = self._sequence(cells[self._sequence_place]) if self.numbered else number
             return sequence, self._time(number, cells), values
         except BadPayload as bad:
             return BadPayload(bad.kind, f"row {number + 1}: {bad}")
 
-    def _number(self, cell: str, name: str) -> float:
+    def _number(self, cell: str, name: str, scale: float, offset: float) -> float:
         try:
-            value = float(cell)
+            value = float(cell) * scale + offset
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

@@ -8,7 +8,8 @@ is better than an invented one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -62,7 +63,7 @@ class Layout:
         self._sequence = sequence
         self._sequence_path = _steps(sequence) if sequence else ()
 
-    def decode(self, payload: bytes) -> tuple[int | None, int | None, Sequence[float]]:
+    def decode(self, payload: bytes) -> tuple[int | None, int | None, array[float]]:
         """Return sequence, timestamp in nanoseconds (None: not in the payload) and one value per column.
 
         Raises `BadPayload`.
@@ -71,14 +72,25 @@ class Layout:
             body = _decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadPayload(MALFORMED, f"payload is not JSON: {error}") from None
-        values: Sequence[float] = self._fast(body) or self._careful(body)
+        try:
+            values = array("d", self._fast(body) or self._careful(body))
+        except OverflowError:  # JSON's integers have no end
+            values = array("d", self._careful(body))
         if self._scales is not None:
-            values = [value * scale + offset for value, (scale, offset) in zip(values, self._scales, strict=True)]
+            values = self._scaled(values)
         return (
             self._sequence_of(body) if self._sequence_path else None,
             self._time_of(body) if self._timestamp else None,
             values,
         )
+
+    def _scaled(self, values: array[float]) -> array[float]:
+        assert self._scales is not None
+        scaled = [value * scale + offset for value, (scale, offset) in zip(values, self._scales, strict=True)]
+        for name, value in zip(self.columns, scaled, strict=True):
+            if not math.isfinite(value):
+                raise BadPayload(NOT_A_NUMBER, f"column '{name}': is too large for a float once scaled")
+        return array("d", scaled)
 
     def _fast(self, body: Any) -> tuple[float, ...] | None:
         """All columns with one call, when they lie side by side; None when anything is unusual."""
@@ -195,5 +207,7 @@ def _show(value: Any) -> str:
     """A value for a message, bounded."""
     if type(value) in (dict, list):
         return "an object" if type(value) is dict else "an array"
-    shown = msgspec.json.encode(value).decode() if not isinstance(value, int) or isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) <= INT64_MAX else f"an integer of {value.bit_length()} bits"
+    shown = msgspec.json.encode(value).decode()
     return shown if len(shown) <= 40 else shown[:40] + "…"

@@ -1,4 +1,4 @@
-"""The data path of one slot: source → serving worker → sink, with a candidate beside it or an old worker behind it (R2).
+"""The data path of one slot: source → serving worker → sink, with a candidate beside it or an old one behind it (R2).
 
     IDLE      the active worker answers
     SHADOW    the candidate gets copies; its answers are compared and dropped
@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
+
 import msgspec
 
-from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.contract.errors import Reason
 from edge_agent.contract.messages import OutputMessage
 from edge_agent.runtime import wire
 from edge_agent.runtime.crew import Crew, Notice, NoticeKind, Plan
@@ -39,9 +40,7 @@ SHADOW_ALONE_SECONDS = 5.0
 class Lane:
     """One slot's data path. All calls come from the supervisor's thread; none blocks."""
 
-    def __init__(
-        self, slot: str, stream: str, source: Source, sink: Sink, notify: Callable[[Notice], None]
-    ) -> None:
+    def __init__(self, slot: str, stream: str, source: Source, sink: Sink, notify: Callable[[Notice], None]) -> None:
         self.slot, self.stream, self.source, self.sink = slot, stream, source, sink
         self.counters: Counter[str] = Counter()
         self.crew = Crew()
@@ -404,6 +403,4 @@ class Lane:
         if kind in self._told and kind is not NoticeKind.STOPPED_SERVING:
             return
         self._told.add(kind)
-        self._notify(
-            Notice(kind=kind, slot=self.slot, key=member.key, words=words, reason=reason, traceback=traceback)
-        )
+        self._notify(Notice(kind=kind, slot=self.slot, key=member.key, words=words, reason=reason, traceback=traceback))

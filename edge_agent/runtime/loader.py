@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.contract.bundle import PORTABLE_TAG
 from edge_agent.contract.errors import Reason, ReasonCode, WorkerFailed
 from edge_agent.contract.manifest import Manifest, Stage, parse_manifest
 from edge_agent.runtime.namespace import Mount
@@ -24,6 +23,7 @@ from edge_agent.sdk.state import restore
 
 __all__ = ["Mount", "load_pipeline"]
 
+_PORTABLE_TAG = "py3-none-any"  # spelled out: importing contract.bundle costs a worker 25 ms at start
 _PARAMETERS = ReasonCode.PARAMETERS
 _COUNTER = itertools.count(1)  # one release may be loaded twice in a process, each with modules of its own
 
@@ -112,9 +112,9 @@ def _load(root: Path, stage: Stage, used: dict[str, Mount]) -> type:
         if not isinstance(found, type):
             raise _failed(f"this agent has no {stage.target}: update fieldcast on the device", stage.name)
         return found
-    if stage.tag != PORTABLE_TAG:
+    if stage.tag != _PORTABLE_TAG:
         # A cloudpickle of another minor version does not raise, it crashes (F2): never try.
-        raise _failed(f"bundle of {stage.target} is {stage.tag}; this agent loads {PORTABLE_TAG} only", stage.name)
+        raise _failed(f"bundle of {stage.target} is {stage.tag}; this agent loads {_PORTABLE_TAG} only", stage.name)
     key = stage.bundle.digest.hex
     if key not in used:
         used[key] = Mount(root / "bundles" / key, f"{key[:12]}_{next(_COUNTER)}")

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edge_agent.contract.bundle import NAMESPACE_PREFIX
 from edge_agent.contract.errors import Reason, ReasonCode, WorkerFailed
 from edge_agent.runtime.modules import FolderLoader, Kind, SourceLoader, list_modules, parents
 from edge_agent.runtime.twins import TWINS, make_twin
+from edge_agent.sdk.place import NAMESPACE_PREFIX
 
 __all__ = ["Mount"]
 
@@ -102,6 +102,8 @@ class Mount(importlib.abc.MetaPathFinder):
         """Do what `__import__` does, with this bundle's modules first."""
         if level:
             name = self._absolute(name, globals or {}, level)
+        elif "." not in name and name not in self._modules and name not in TWINS:
+            return builtins.__import__(name, None, None, fromlist or (), 0)  # most imports; some stand in hot methods
         if not fromlist:
             self.get(name)
             return self.get(name.partition(".")[0])

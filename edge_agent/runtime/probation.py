@@ -26,7 +26,7 @@ class Mode(enum.Enum):
 
 
 class Probation:
-    """The evidence of one probation, from `now` on. `reference` is the active release's key, None when there is none."""
+    """The evidence of one probation, from `now` on. `reference` is the active release's key, if there is one."""
 
     def __init__(self, mode: Mode, key: int, reference: int | None, policy: HealthPolicy, now: float) -> None:
         self.mode, self.key, self.reference = mode, key, reference

@@ -98,7 +98,7 @@ class Supervisor:
             self._poll.register(self._wake, select.POLLIN)
             while not self._stopping.is_set():
                 self._turn()
-        except BaseException as error:  # noqa: BLE001 - the main loop sees it and lets systemd restart the agent
+        except BaseException as error:
             self.failure = error
             log.exception("supervisor thread ended")
         finally:
@@ -157,7 +157,7 @@ class Supervisor:
             with contextlib.suppress(KeyError, OSError):
                 self._poll.unregister(descriptor)
         for descriptor, events in wanted.items():
-            # A number may have been closed and reused since the last turn, so registering again is not only for changes.
+            # A number may have been closed and reused since the last turn: register anew, changed or not.
             self._poll.register(descriptor, events)
         self._registered = wanted
         return owners, deadline
@@ -173,5 +173,3 @@ class Supervisor:
             time.sleep(0.005)
         for endpoint in self._endpoints:
             endpoint.close()
-
-

@@ -22,6 +22,7 @@ import mmap
 import os
 import socket
 import struct
+from array import array
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ __all__ = ["HEADER", "INLINE_BYTES", "Failure", "Flag", "Header", "Kind", "Load"
 HEADER = struct.Struct("<HBBIQII")  # magic, kind, flags, invalid, batch, rows, columns
 MAGIC = 0xFC01
 INLINE_BYTES = 65_536
+Part = bytes | bytearray | memoryview | array[int] | array[float]
 PAYLOAD_BYTES_MAX = 256 * 1024 * 1024
 
 
@@ -100,7 +102,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
 
 
-def send(sock: socket.socket, header: Header, *parts: bytes | bytearray | memoryview) -> None:
+def send(sock: socket.socket, header: Header, *parts: Part) -> None:
     """Send one message; `parts` are concatenated into the payload. Raises `OSError` (also `BlockingIOError`)."""
     size = sum(memoryview(part).nbytes for part in parts)
     flags = header.flags

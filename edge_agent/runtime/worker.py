@@ -1,4 +1,4 @@
-"""The worker: one process, one release, user code inside (R1, R7). Started as `python -m edge_agent.runtime.worker PARENT`.
+"""The worker: one process, one release, user code inside (R1, R7). `python -m edge_agent.runtime.worker PARENT_PID`.
 
 It locks itself down before anything is imported that could start a thread, then obeys the supervisor on descriptor 3:
 load, answer frames in order, stop. Whatever a filter raises becomes an ERROR message; the process itself only ends when

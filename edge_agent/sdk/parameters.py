@@ -93,7 +93,9 @@ def _encode(value: Any, where: str, depth: int) -> Any:
 
 
 def _encode_dict(value: dict[Any, Any], where: str, depth: int) -> dict[str, Any]:
-    if all(type(key) is str and not key.startswith("$") for key in value):
+    names = [*value]
+    # A manifest sorts its keys: a dict in another order is written as pairs, so that its order survives.
+    if all(type(name) is str and not name.startswith("$") for name in names) and names == sorted(names):
         return {key: _encode(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
     pairs = [
         [_encode(key, f"{where} key {key!r}", depth + 1), _encode(item, f"{where}[{key!r}]", depth + 1)]

@@ -71,7 +71,7 @@ class Pipeline:
         self.tunable = list(tunable)
         self.health_policy = health or HealthPolicy()
         self._stages: list[tuple[str, Filter]] = []
-        self._steps: list[Step] = []
+        self._steps: list[tuple[str, Step]] = []
         self._live: list[tuple[str, Filter]] = []
         self._columns = tuple(self.output.columns)
         for stage in _listed(stages):
@@ -125,7 +125,7 @@ class Pipeline:
         if any(chosen == known for known, _ in self._stages):
             raise ValueError(f"stage name {chosen!r} is used twice")
         self._check_hop(chosen, member)
-        self._steps.append(Step(member))
+        self._steps.append((chosen, Step(member)))
         self._stages.append((chosen, member))
         return self
 
@@ -177,20 +177,19 @@ class Pipeline:
             self.initialize()
         if not self._stages:
             raise ValueError(f"pipeline {self.name!r} has no stages: add one with .add(filter)")
-        name, rows = self._stages[0][0], frame
-        if isinstance(rows.values, np.ndarray) and not rows.values.flags.writeable:
+        values, times = frame.values, frame
+        if isinstance(values, np.ndarray) and not values.flags.writeable:
             # A view into a receive buffer. Filters that work in place must behave alike on device and workstation.
-            rows = rows.with_values(rows.values.copy())
+            values = values.copy()
+        name = self._stages[0][0]
         try:
-            for (name, _), step in zip(self._stages, self._steps, strict=True):  # noqa: B007 - named in the error
-                if not len(rows):
-                    break
-                rows = step(rows)
-            else:
-                return to_rows(rows, self._columns)
+            for name, step in self._steps:  # noqa: B007 - named in the error
+                if not len(values):
+                    return times.successor(np.empty((0, len(self._columns))), self._columns)
+                values, times = step.advance(values, times)
+            return to_rows(values, times, self._columns)
         except Exception as error:
             raise StageError(name, error) from error
-        return Frame(np.empty((0, len(self._columns))), rows.timestamps, rows.sequences, rows.firsts, self._columns)
 
     def predict(self, x: Any) -> Values:
         """Return the output for `x` (`[n, columns]`, a list of rows, or a `Frame`), as a stream of its own.
@@ -221,7 +220,7 @@ class Pipeline:
                     _fit(member, rows, y if y is None else _labels(y, rows, origin))
                 self._start(name, member)
                 if index < len(self._stages) - 1:
-                    rows = self._steps[index](rows)
+                    rows = self._steps[index][1](rows)
             except StageError:
                 raise
             except Exception as error:

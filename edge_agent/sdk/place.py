@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from edge_agent.contract.bundle import NAMESPACE_PREFIX
+__all__ = ["NAMESPACE_PREFIX", "resolve"]
 
-__all__ = ["resolve"]
+NAMESPACE_PREFIX = "_fieldcast_"
+"""How the private package names begin that the runtime imports bundles under (I5)."""
 
 _ROOM = str(Path(__file__).parent) + "/"
 

@@ -9,30 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.sdk.frame import Frame, fitting
+from edge_agent.sdk.frame import Frame, Values
 
 __all__ = ["to_rows"]
 
 
-def to_rows(frame: Frame, columns: tuple[str, ...]) -> Frame:
-    """Return `frame` as rows of `columns`.
+def to_rows(values: Values, times: Frame, columns: tuple[str, ...]) -> Frame:
+    """Return `values`, at the times of the frame `times`, as rows of `columns`.
 
     Flat values become one column, text and object arrays become lists, dicts are read by column name, numpy values in
     lists become Python's. Raises `ValueError` for a dict without one of the columns.
     """
-    values = frame.values
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         if not len(values):
             values = np.empty((0, len(columns)))
         elif values.ndim == 1:
             values = values[:, np.newaxis]
-        names = columns if values.shape[-1] == len(columns) else fitting(frame.columns, values)
-        return Frame(values, frame.timestamps, frame.sequences, frame.firsts, names)
+        return times.successor(values, columns if values.shape[-1] == len(columns) else None)
     rows = [_row(row, columns) for row in (values.tolist() if isinstance(values, np.ndarray) else values)]
     if not rows:
-        return Frame(np.empty((0, len(columns))), frame.timestamps, frame.sequences, frame.firsts, columns)
-    names = columns if all(len(row) == len(columns) for row in rows) else ()
-    return Frame(rows, frame.timestamps, frame.sequences, frame.firsts, names)
+        return times.successor(np.empty((0, len(columns))), columns)
+    return times.successor(rows, columns if all(len(row) == len(columns) for row in rows) else ())
 
 
 def _row(row: Any, columns: tuple[str, ...]) -> list[Any]:

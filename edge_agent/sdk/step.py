@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.sdk.frame import Frame, Values, fitting
+from edge_agent.sdk.frame import Frame, Values
 
 __all__ = ["Step", "accepts", "settle"]
 
@@ -33,24 +33,31 @@ class Step:
         self._call: Callable[..., Any] = method
         self._wants_frame = accepts(method, "frame")
 
-    def values(self, frame: Frame) -> Values | Frame:
-        """Call the filter with `frame`; return a Frame if it made one, else values of equal length or none at all."""
-        result = self._call(frame.values, frame=frame) if self._wants_frame else self._call(frame.values)
-        kind = type(result)
-        if kind is np.ndarray and result.ndim and len(result) == len(frame):
-            return result  # type: ignore[no-any-return]
-        if kind is Frame:
-            return result  # type: ignore[no-any-return]
-        return self._judge(settle(result), len(frame))
-
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out. Raises `TypeError` or `ValueError` for an answer that means nothing."""
-        result = self.values(frame)
+        values, times = self.advance(frame.values, frame)
+        return times if values is times.values else times.successor(values)
+
+    def advance(self, values: Values, times: Frame) -> tuple[Values, Frame]:
+        """Return what the filter makes of `values`, and a frame that has the times of its rows.
+
+        A frame is built only where a filter asks for one: between plain stages the values travel alone.
+        """
+        if self._wants_frame:
+            if values is not times.values:
+                times = times.successor(values)
+            result = self._call(values, frame=times)
+        else:
+            result = self._call(values)
+        if type(result) is np.ndarray and result.ndim and len(result) == len(times):
+            return result, times
+        if type(result) is not Frame:
+            result = self._judge(settle(result), len(times))
         if isinstance(result, Frame):
-            return result
-        if len(result) != len(frame):  # `_judge` lets only an empty answer pass
-            return Frame(result, frame.timestamps[:0], frame.sequences[:0], frame.firsts[:0])
-        return Frame(result, frame.timestamps, frame.sequences, frame.firsts, fitting(frame.columns, result))
+            return result.values, result
+        if len(result) != len(times):  # `_judge` lets only an empty answer pass
+            return result, times.take(slice(0, 0))
+        return result, times
 
     def _judge(self, result: Any, rows: int) -> Values | Frame:
         if isinstance(result, Frame):

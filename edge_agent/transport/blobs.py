@@ -25,7 +25,7 @@ PUBLISH_WINDOW = 16
 
 
 def publish(client: Client, topics: Topics, data: bytes, *, timeout_seconds: float = 30.0) -> int:
-    """Put the blob `data` on the broker as retained chunks; return how many.
+    """Put the blob `data` on the broker as retained chunks; return the bytes of their messages.
 
     Blocks until all are confirmed. Raises `TransportError` when the broker refuses one, takes no packet of that size,
     or confirms none for `timeout_seconds`.
@@ -39,7 +39,7 @@ def publish(client: Client, topics: Topics, data: bytes, *, timeout_seconds: flo
         under_way.append(client.publish(topics.chunk(digest, index), message, qos=1, retain=True))
     while under_way:
         under_way.popleft().wait(timeout_seconds)
-    return len(messages)
+    return sum(map(len, messages))
 
 
 def missing(client: Client, topics: Topics, ref: BlobRef, timeout_seconds: float = 2.0) -> bool:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, compress
-
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import Blame, ReasonCode, UpdateRejected
 from edge_agent.contract.messages import CHUNK_BYTES, RAW, ZSTD, ChunkHeader
+from edge_agent.transport.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, compress
 
 __all__ = ["Progress", "accept", "chunk_size", "count_max", "decode", "fits", "rejected", "same_stream", "split"]
 

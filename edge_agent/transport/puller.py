@@ -31,8 +31,11 @@ log = logging.getLogger(__name__)
 
 WINDOW = 32
 RELEASE_AT = 16
-# Nothing new for so long: ask again for what is under way (brokers drop from full queues without a word).
+# Nothing new for so long: ask again for what is under way (brokers drop from full queues without a word). Longer where
+# chunks come slower: each asking again sends the whole window once more over a link that is slow already.
 ASK_AGAIN_SECONDS = 3.0
+ASK_AGAIN_SECONDS_MAX = 60.0
+ASK_AGAIN_GAPS = 4
 POLL_SECONDS = 0.1
 
 
@@ -145,6 +148,7 @@ class _Pull:
         self._subscribed: set[int] = set()
         self._spent: set[int] = set()
         self._last_news = self._last_ask = time.monotonic()
+        self._gap_seconds, self._ask_again_seconds = 0.0, ASK_AGAIN_SECONDS
 
     def run(self) -> None:
         with self._puller._receiving(self._ref):
@@ -161,9 +165,10 @@ class _Pull:
         fresh = self._progress.ask(self._puller._window)
         if fresh:
             self._subscribe(fresh)
-        elif self._progress.asked and time.monotonic() - self._last_ask > ASK_AGAIN_SECONDS:
+        elif self._progress.asked and time.monotonic() - self._last_ask > self._ask_again_seconds:
             self._last_ask = time.monotonic()
-            # rumqttd sends retained messages for a new subscription only, not for one repeated.
+            self._ask_again_seconds = min(ASK_AGAIN_SECONDS_MAX, 2 * self._ask_again_seconds)
+            # rumqttd sends retained messages for a new subscription only, not for a repeated one.
             asked = sorted(self._progress.asked)
             self._unsubscribe(asked)
             self._subscribe(asked)
@@ -192,7 +197,15 @@ class _Pull:
         header, payload = accept(self._ref, index, message)
         if self._belongs(header) and self._progress.got(index):
             self._partial.add(index, payload)
-            self._last_news = self._last_ask = time.monotonic()
+            self._note_news()
+
+    def _note_news(self) -> None:
+        now = time.monotonic()
+        # The largest gap of late: chunks arrive in bursts, and between bursts lies the link's real pace.
+        self._gap_seconds = max(now - self._last_news, 0.9 * self._gap_seconds)
+        wanted = max(ASK_AGAIN_SECONDS, ASK_AGAIN_GAPS * self._gap_seconds)
+        self._ask_again_seconds = min(ASK_AGAIN_SECONDS_MAX, wanted)
+        self._last_news = self._last_ask = now
 
     def _belongs(self, header: ChunkHeader) -> bool:
         known = self._partial.header

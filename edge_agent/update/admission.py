@@ -52,7 +52,9 @@ def _columns(manifest: Manifest, columns: Collection[str]) -> list[Reason]:
 
 def _units(manifest: Manifest, units: dict[str, str]) -> list[Reason]:
     return [
-        Reason(code=ReasonCode.UNITS, message=f"column {name} is wanted in {wanted}, this device delivers {units[name]}")
+        Reason(
+            code=ReasonCode.UNITS, message=f"column {name} is wanted in {wanted}, this device delivers {units[name]}"
+        )
         for name, wanted in sorted(manifest.input.units.items())
         if wanted and units.get(name, wanted) != wanted
     ]

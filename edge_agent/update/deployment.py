@@ -201,7 +201,10 @@ _TABLE = {(row.state, row.event): row for row in TRANSITIONS}
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """One release on its way through one slot. `due` (seconds UTC) ends a postponement or a back-off."""
+    """One release on its way through one slot.
+
+    `due` ends a postponement or a back-off, `updated` is the last transition; both in seconds UTC.
+    """
 
     id: int
     slot: str
@@ -213,6 +216,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     postponements: int = 0
     reasons: tuple[Reason, ...] = ()
     due: float = 0.0
+    updated: float = 0.0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +248,7 @@ def step(deployment: Deployment, event: Event, now: float) -> Step | None:
         postponements=deployment.postponements + (event.kind is EventKind.POSTPONED),
         reasons=event.reasons or (deployment.reasons if row.next in UNDER_WAY else ()),
         due=_due(deployment, event, now),
+        updated=now,
     )
     return Step(changed, writes, row.effects)
 

@@ -19,7 +19,7 @@ __all__ = ["Wanted", "desired", "takes_part"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the slot should run. `release` is None when nothing signed applies; `member` tells if it is the candidate."""
+    """What the slot should run. `release` is None when nothing signed applies; `member`: it is the candidate."""
 
     release: ReleaseInfo | None
     rollout_id: str = ""

@@ -34,7 +34,16 @@ def _first_flight(db: Any) -> None:
     db["deployment"].create_index(["slot", "state"])
     db["slot"].create({"name": str, "active": int}, pk="name", foreign_keys=[("active", "deployment", "id")])
     db["journal"].create(
-        {"id": int, "at": float, "slot": str, "deployment": int, "event": str, "before": str, "after": str, "words": str},
+        {
+            "id": int,
+            "at": float,
+            "slot": str,
+            "deployment": int,
+            "event": str,
+            "before": str,
+            "after": str,
+            "words": str,
+        },
         pk="id",
         foreign_keys=[("deployment", "deployment", "id")],
     )
@@ -45,9 +54,7 @@ def _first_flight(db: Any) -> None:
         not_null={"envelope", "verified", "accepted", "expires"},
     )
     db["refusal"].create({"channel": str, "at": float, "digest": str, "reasons": str}, pk="channel")
-    db["floor"].create(
-        {"channel": str, "role": str, "keyset": str, "version": int}, pk=("channel", "role", "keyset")
-    )
+    db["floor"].create({"channel": str, "role": str, "keyset": str, "version": int}, pk=("channel", "role", "keyset"))
     db["membership"].create({"slot": str, "rollout": str}, pk=("slot", "rollout"))
     db["quarantine"].create(
         {"slot": str, "digest": str, "config": str, "profile": str, "at": float, "reasons": str},

@@ -140,12 +140,11 @@ class Store:
             "created": now,
             "updated": now,
         }
-        key = self._db["deployment"].insert(row).last_pk
-        return self.deployment(int(key))
+        return self.deployment(self._insert("deployment", row))
 
     def save_deployment(self, deployment: Deployment, *, event: str, before: State, now: float) -> None:
         """Write a deployment's new state and its journal line."""
-        self._db["deployment"].update(
+        self._db.table("deployment").update(
             deployment.id,
             {
                 "release": deployment.release,
@@ -158,7 +157,7 @@ class Store:
                 "updated": now,
             },
         )
-        self._db["journal"].insert(
+        self._db.table("journal").insert(
             {
                 "at": now,
                 "slot": deployment.slot,
@@ -172,14 +171,14 @@ class Store:
 
     def deployment(self, key: int) -> Deployment:
         """Return one deployment."""
-        return _deployment(self._db["deployment"].get(key))
+        return _deployment(self._db.table("deployment").get(key))
 
     def deployments(self, slot: str | None = None, *, limit: int = 100) -> list[Deployment]:
         """Return the newest `limit` deployments of one slot or of all, newest first."""
         where, values = ("slot = ?", [slot]) if slot is not None else ("1", [])
         return [
             _deployment(row)
-            for row in self._db["deployment"].rows_where(where, values, order_by="id desc", limit=limit)
+            for row in self._db.table("deployment").rows_where(where, values, order_by="id desc", limit=limit)
         ]
 
     def under_way(self, slot: str) -> Deployment | None:
@@ -187,20 +186,25 @@ class Store:
         return next((one for one in self.deployments(slot) if one.state in UNDER_WAY), None)
 
     def last_ended(self, slot: str) -> Deployment | None:
-        """Return the newest deployment that ended without being committed."""
-        return next((one for one in self.deployments(slot) if one.state in ENDED), None)
+        """Return the deployment that ended last without staying committed."""
+        return max((one for one in self.deployments(slot) if one.state in ENDED), key=_age, default=None)
+
+    def _insert(self, table: str, row: dict[str, Any]) -> int:
+        key = self._db.table(table).insert(row).last_pk
+        assert isinstance(key, int)
+        return key
 
     # --- slots ---------------------------------------------------------------------------------------------------
 
     def active(self, slot: str) -> Deployment | None:
         """Return the committed deployment that the slot runs."""
-        for row in self._db["slot"].rows_where("name = ?", [slot]):
+        for row in self._db.table("slot").rows_where("name = ?", [slot]):
             return self.deployment(row["active"]) if row["active"] is not None else None
         return None
 
     def set_active(self, slot: str, key: int | None) -> None:
         """Point the slot at a deployment. Only ever called inside a transition's transaction."""
-        self._db["slot"].upsert({"name": slot, "active": key}, pk="name")
+        self._db.table("slot").upsert({"name": slot, "active": key}, pk="name")
 
     def previous(self, slot: str, deployment: Deployment) -> Deployment | None:
         """Return the newest deployment before `deployment` that was committed here and holds other bytes."""
@@ -215,27 +219,27 @@ class Store:
 
     def trust(self, channel: str) -> Trust | None:
         """Return the accepted envelope of a channel."""
-        for row in self._db["trust"].rows_where("channel = ?", [channel]):
+        for row in self._db.table("trust").rows_where("channel = ?", [channel]):
             return msgspec.convert(row, Trust)
         return None
 
     def save_trust(self, trust: Trust, manifests: dict[Digest, bytes]) -> None:
         """Accept an envelope and keep the manifests it brought; clears the channel's last refusal."""
-        self._db["trust"].upsert(msgspec.to_builtins(trust, builtin_types=(bytes,)), pk="channel")
-        self._db["manifest"].insert_all(
+        self._db.table("trust").upsert(msgspec.to_builtins(trust, builtin_types=(bytes,)), pk="channel")
+        self._db.table("manifest").insert_all(
             ({"digest": str(digest), "data": data} for digest, data in manifests.items()), ignore=True
         )
-        self._db["refusal"].delete_where("channel = ?", [trust.channel])
+        self._db.table("refusal").delete_where("channel = ?", [trust.channel])
 
     def manifest(self, digest: Digest) -> bytes:
         """Return a manifest's bytes. Raises `StoreError` when it was never accepted here."""
-        for row in self._db["manifest"].rows_where("digest = ?", [str(digest)]):
+        for row in self._db.table("manifest").rows_where("digest = ?", [str(digest)]):
             return bytes(row["data"])
         raise StoreError(f"no manifest {digest} in the store")
 
     def refusal(self, channel: str) -> Refusal | None:
         """Return the last refused envelope of a channel, if none was accepted since."""
-        for row in self._db["refusal"].rows_where("channel = ?", [channel]):
+        for row in self._db.table("refusal").rows_where("channel = ?", [channel]):
             reasons = decode_json(row["reasons"], tuple[Reason, ...])
             return Refusal(channel=channel, at=row["at"], digest=Digest(row["digest"]), reasons=reasons)
         return None
@@ -248,11 +252,11 @@ class Store:
             "digest": str(refusal.digest),
             "reasons": encode_json(refusal.reasons).decode(),
         }
-        self._db["refusal"].upsert(row, pk="channel")
+        self._db.table("refusal").upsert(row, pk="channel")
 
     def floors(self, channel: str) -> list[tuple[str, str, int]]:
         """Return (role, key set, lowest acceptable version) of a channel."""
-        rows = self._db["floor"].rows_where("channel = ?", [channel], order_by="role, keyset")
+        rows = self._db.table("floor").rows_where("channel = ?", [channel], order_by="role, keyset")
         return [(row["role"], row["keyset"], row["version"]) for row in rows]
 
     def raise_floors(self, channel: str, floors: Sequence[tuple[str, str, int]]) -> None:
@@ -268,11 +272,11 @@ class Store:
 
     def memberships(self, slot: str) -> set[str]:
         """Return the rollouts this slot has joined."""
-        return {row["rollout"] for row in self._db["membership"].rows_where("slot = ?", [slot])}
+        return {row["rollout"] for row in self._db.table("membership").rows_where("slot = ?", [slot])}
 
     def join(self, slot: str, rollout: str) -> None:
         """Remember that the slot takes part in a rollout."""
-        self._db["membership"].insert({"slot": slot, "rollout": rollout}, ignore=True)
+        self._db.table("membership").insert({"slot": slot, "rollout": rollout}, ignore=True)
 
     def quarantine(self, entry: Quarantined, *, config: str, profile: str) -> None:
         """Condemn a manifest on this device under this configuration and profile."""
@@ -284,11 +288,11 @@ class Store:
             "at": entry.at,
             "reasons": encode_json(entry.reasons).decode(),
         }
-        self._db["quarantine"].upsert(row, pk=("slot", "digest", "config", "profile"))
+        self._db.table("quarantine").upsert(row, pk=("slot", "digest", "config", "profile"))
 
     def quarantined(self, slot: str, *, config: str, profile: str) -> list[Quarantined]:
         """Return what is condemned on this slot under this configuration and profile."""
-        rows = self._db["quarantine"].rows_where(
+        rows = self._db.table("quarantine").rows_where(
             "slot = ? and config = ? and profile = ?", [slot, config, profile], order_by="at"
         )
         return [
@@ -304,31 +308,31 @@ class Store:
     def journal(self, slot: str | None = None, *, limit: int = 100) -> list[JournalRow]:
         """Return the newest journal lines, newest first."""
         where, values = ("slot = ?", [slot]) if slot is not None else ("1", [])
-        rows = self._db["journal"].rows_where(where, values, order_by="id desc", limit=limit)
+        rows = self._db.table("journal").rows_where(where, values, order_by="id desc", limit=limit)
         return [msgspec.convert({key: row[key] for key in JournalRow.__struct_fields__}, JournalRow) for row in rows]
 
     def ask(self, kind: str, slot: str, now: float) -> int:
         """Leave a request for the running agent; returns its number."""
         row = {"at": now, "kind": kind, "slot": slot, "answer": None}
-        return int(self._db["request"].insert(row).last_pk)
+        return self._insert("request", row)
 
     def requests(self) -> list[tuple[int, str, str]]:
         """Return (number, kind, slot) of requests that have no answer yet."""
-        rows = self._db["request"].rows_where("answer is null", order_by="id")
+        rows = self._db.table("request").rows_where("answer is null", order_by="id")
         return [(row["id"], row["kind"], row["slot"]) for row in rows]
 
     def answer(self, number: int, words: str) -> None:
         """Answer a request."""
-        self._db["request"].update(number, {"answer": words})
+        self._db.table("request").update(number, {"answer": words})
 
     def answer_of(self, number: int) -> str | None:
         """Return the answer of a request, None while there is none."""
-        answer: str | None = self._db["request"].get(number)["answer"]
+        answer: str | None = self._db.table("request").get(number)["answer"]
         return answer
 
     def fact(self, key: str, default: float = 0.0) -> float:
         """Return a remembered number: `clock` (floor clock, seconds UTC), `boot`, `report`."""
-        for row in self._db["fact"].rows_where("key = ?", [key]):
+        for row in self._db.table("fact").rows_where("key = ?", [key]):
             return float(row["value"])
         return default
 
@@ -344,6 +348,10 @@ class Store:
 _REGISTERED = {migration.name for migration in MIGRATIONS.pending(sqlite_utils.Database(memory=True))}
 
 
+def _age(deployment: Deployment) -> tuple[float, int]:
+    return deployment.updated, deployment.id
+
+
 def _deployment(row: dict[str, Any]) -> Deployment:
     return Deployment(
         id=row["id"],
@@ -356,4 +364,5 @@ def _deployment(row: dict[str, Any]) -> Deployment:
         postponements=row["postponements"],
         reasons=decode_json(row["reasons"], tuple[Reason, ...]),
         due=row["due"],
+        updated=row["updated"],
     )

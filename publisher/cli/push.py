@@ -14,7 +14,9 @@ from publisher.cli import EXIT_CODES, guarded, home_option, json_option, main, p
 wait_options = [
     click.option("--wait", is_flag=True, help="Wait until the devices have committed, refused or rolled back."),
     click.option("--devices", default=0, help="With --wait: wait for at least this many devices.", metavar="N"),
-    click.option("--timeout", "seconds", default=120.0, show_default=True, help="With --wait: at most so many seconds."),
+    click.option(
+        "--timeout", "seconds", default=120.0, show_default=True, help="With --wait: at most so many seconds."
+    ),
 ]
 
 
@@ -25,9 +27,7 @@ wait_options = [
 @home_option
 @passphrase_option
 @guarded
-def init(
-    fleet: str, broker: str, channels: tuple[str, ...], home: Path | None, passphrase_file: Path | None
-) -> None:
+def init(fleet: str, broker: str, channels: tuple[str, ...], home: Path | None, passphrase_file: Path | None) -> None:
     """Found a fleet: make its keys, protected by one passphrase, and its channels."""
     from publisher import founding
     from publisher.passphrase import passphrase

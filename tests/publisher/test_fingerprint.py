@@ -122,7 +122,7 @@ class F(Base):
         kept = [i for i in x if i in {1, 2, 3}]
         key = sorted(kept, key=lambda i: -i)
         text = f"{n!r:>{K}} {{literal}} {n=} {'nested'}" f'{x[0]:{n}.{K}f}' "tail"
-        return filt(polish(kept)), lowpass, shape(2), half, TABLE, HERE, Point(), Mode.FAST, Strange, text, key
+        return filt(polish(kept)), lowpass, shape(2), half, TABLE, HERE, Point(), Mode.FAST, Strange, text, key, LABELS
 
     async def apredict(self, x):
         async with x as y:
@@ -258,7 +258,7 @@ DIFFERENT = {
     "docstring under a metaclass": (TARGET, "Strange doc.", "Other doc."),
     "docstring that is read": (TARGET, "return self.limit", "return self.__doc__"),
     "data file": ("acme/weights.csv", "1,2", "1,3"),
-    "int for bool": (TARGET, "x=4" if False else "gain = 2", "gain = True"),
+    "int for bool": (TARGET, "gain = 2", "gain = True"),
     "registration": (TARGET, "def unrelated", "@TABLE.setdefault\ndef unrelated"),
     "new external import": (TARGET, "import enum\n", "import enum\nimport scipy\n"),
     "shadowed builtin": (TARGET, "K = 3", "K = 3\ndef len(x): return 0"),

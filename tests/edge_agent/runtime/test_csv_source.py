@@ -157,6 +157,22 @@ def test_the_pace_follows_the_timestamps(tmp_path: Path) -> None:
         assert at < due + 0.1
 
 
+def test_rows_that_nobody_takes_do_not_keep_the_loop_awake(tmp_path: Path) -> None:
+    path = write(tmp_path, "t,x\n0,0\n1,1\n100,2\n")
+    source = CsvSource(CsvInput(path=path, timestamp=TIME))
+    _, _, due = source.interest()
+    assert due is not None
+    assert due <= time.monotonic()
+    source.handle(0, time.monotonic())
+    assert source.interest() == (-1, 0, None)
+    assert source.take(1) is not None
+    _, _, due = source.interest()
+    assert due is not None
+    assert due > time.monotonic()
+    source.handle(0, time.monotonic())  # too early: it is still to be told
+    assert source.interest()[2] == due
+
+
 def test_a_repeated_file_without_a_good_row_ends(tmp_path: Path) -> None:
     path = write(tmp_path, "t,x\n" + "1,bad\n" * 10_000)
     source = CsvSource(CsvInput(path=path, timestamp=TIME, repeat=True, speed=0))

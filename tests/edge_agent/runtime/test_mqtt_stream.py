@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import socket
 import threading
 import time
@@ -103,7 +104,7 @@ def test_a_broker_that_closes_at_once_is_tried_again_with_growing_waits() -> Non
             return len(waits) >= 4
 
         pump(connection, until=counted)
-        gaps = [later - earlier for earlier, later in zip(waits, waits[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(waits)]
         assert gaps[-1] > gaps[0]
         assert connection.interest()[2] == waits[-1]
         connection.close()
@@ -180,14 +181,12 @@ def certificate(directory: Path, name: str, signer: tuple[x509.Name, ec.Elliptic
         builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     )
     (directory / f"{name}.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return subject, key
 
 
-@pytest.fixture()
+@pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[Mosquitto, Callable[..., Broker]]]:
     authority = certificate(tmp_path, "ca", None)
     certificate(tmp_path, "broker", authority)

@@ -23,8 +23,9 @@ class Mode(enum.Enum):
 
 keys = st.text(max_size=4) | st.sampled_from(["$tuple", "$bytes", "$"]) | st.integers() | st.tuples(st.integers())
 parts = st.integers() | st.text(max_size=5) | st.binary(max_size=5) | st.booleans()
+floats = st.floats(allow_nan=False) | st.just(math.nan)  # JSON does not know the many kinds of NaN
 values = st.recursive(
-    st.none() | st.floats() | parts | st.floats(width=32).map(np.float32),
+    st.none() | floats | parts | st.floats(width=32).map(np.float32),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.lists(inner, max_size=3).map(tuple)
@@ -41,16 +42,9 @@ values = st.recursive(
 def test_every_value_comes_back_with_its_type(parameters):
     text = encode_json(encode_parameters(parameters))
     found = decode_parameters(decode_json(text, dict[str, Any]))
-    # JSON objects are sorted in a manifest; the order of a dict's keys is not kept, all else is.
-    assert plain.encode(_sorted(found)) == plain.encode(_sorted(parameters))
-
-
-def _sorted(value):
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value, key=repr)}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_sorted, value))
-    return value
+    assert set(found) == set(parameters)
+    for name, value in parameters.items():
+        assert plain.encode(found[name]) == plain.encode(value)
 
 
 def test_json_says_what_it_can_by_itself():
@@ -68,6 +62,7 @@ def test_json_says_what_it_can_by_itself():
         (2**70, {"$int": str(2**70)}),
         ({"$tuple": 1}, {"$dict": [["$tuple", 1]]}),
         ({1: 2}, {"$dict": [[1, 2]]}),
+        ({"b": 1, "a": 2}, {"$dict": [["b", 1], ["a", 2]]}),
         ({3, 1, 2}, {"$set": [1, 2, 3]}),
         (np.float32(0.5), {"$scalar": ["<f4", "AAAAPw=="]}),
         (np.array([1], np.int8), {"$array": ["|i1", [1], "AQ=="]}),

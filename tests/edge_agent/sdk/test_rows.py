@@ -9,6 +9,10 @@ from edge_agent.sdk.frame import Frame
 from edge_agent.sdk.rows import to_rows
 
 
+def rows_of(frame, columns):
+    return to_rows(frame.values, frame, columns)
+
+
 @pytest.mark.parametrize(
     ("values", "columns", "rows"),
     [
@@ -24,7 +28,7 @@ from edge_agent.sdk.rows import to_rows
     ],
 )
 def test_rows(values, columns, rows):
-    frame = to_rows(Frame(values, [*range(len(values))], [*range(len(values))]), columns)
+    frame = rows_of(Frame(values, [*range(len(values))], [*range(len(values))]), columns)
     found = frame.values if isinstance(frame.values, list) else frame.values.tolist()
     assert found == rows
     assert frame.columns == columns
@@ -32,18 +36,18 @@ def test_rows(values, columns, rows):
 
 
 def test_what_does_not_fit_leaves_unnamed():
-    assert to_rows(Frame.of(np.zeros((2, 3))), ("a",)).columns == ()
-    assert to_rows(Frame.of([["a"], ["a", "b"]]), ("a",)).columns == ()
-    assert to_rows(Frame.of(np.zeros((2, 3)), columns=["x", "y", "z"]), ("a",)).columns == ("x", "y", "z")
+    assert rows_of(Frame.of(np.zeros((2, 3))), ("a",)).columns == ()
+    assert rows_of(Frame.of([["a"], ["a", "b"]]), ("a",)).columns == ()
+    assert rows_of(Frame.of(np.zeros((2, 3)), columns=["x", "y", "z"]), ("a",)).columns == ("x", "y", "z")
 
 
 @pytest.mark.parametrize("values", [[], np.empty((0, 7)), np.empty(0, dtype="U1")])
 def test_nothing_has_the_declared_columns(values):
-    frame = to_rows(Frame(values, [], []), ("a", "b"))
+    frame = rows_of(Frame(values, [], []), ("a", "b"))
     assert frame.values.shape == (0, 2)
     assert frame.columns == ("a", "b")
 
 
 def test_a_dict_without_a_column_is_refused():
     with pytest.raises(ValueError, match="a row has no 'a': its keys are b, c"):
-        to_rows(Frame.of([{"b": 1, "c": 2}]), ("a",))
+        rows_of(Frame.of([{"b": 1, "c": 2}]), ("a",))

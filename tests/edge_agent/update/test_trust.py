@@ -1,0 +1,204 @@
+"""The verifier as a process: bounded, isolated, and never taken for a yes when it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge_agent.contract.digest import decode_msgpack, encode_msgpack
+from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError, UpdateRejected
+from edge_agent.contract.verification import REQUEST_BYTES_MAX, Reply, verifier_command
+from edge_agent.update import trust
+from edge_agent.update.verifier import answer
+from tests.simulators.channel import ChannelSimulator, sample_manifest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def channel() -> ChannelSimulator:
+    simulator = ChannelSimulator()
+    simulator.release("activity", sample_manifest())
+    return simulator
+
+
+def test_the_child_gives_the_same_verdict_as_its_own_code(channel: ChannelSimulator) -> None:
+    request = channel.request(accepted=channel.envelope())
+    assert trust.verify(request) == answer(request)
+
+
+def test_a_refusal_crosses_with_every_reason(channel: ChannelSimulator) -> None:
+    channel.choose("activity", 7, stable=8)
+    request = channel.request()
+    with pytest.raises(UpdateRejected) as expected:
+        answer(request)
+    with pytest.raises(UpdateRejected) as found:
+        trust.verify(request)
+    assert found.value.reasons == expected.value.reasons
+    assert len(found.value.reasons) == 2
+
+
+def test_what_the_child_cannot_judge_is_a_store_error(channel: ChannelSimulator) -> None:
+    with pytest.raises(StoreError, match="enrol anew"):
+        trust.verify(channel.request(root=b"{}"))
+
+
+@pytest.mark.parametrize(
+    ("envelope", "code"),
+    [(b"", ReasonCode.MALFORMED), (b"\xc1", ReasonCode.MALFORMED), (bytes(2**20 + 1), ReasonCode.SIZE)],
+    ids=["empty", "garbage", "oversized"],
+)
+def test_an_unreadable_envelope_is_refused_without_a_process(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, envelope: bytes, code: ReasonCode
+) -> None:
+    monkeypatch.setattr(trust, "_command", lambda: pytest.fail("a process was started"))
+    with pytest.raises(UpdateRejected) as caught:
+        trust.verify(channel.request(envelope=envelope))
+    assert [(reason.code, reason.blame) for reason in caught.value.reasons] == [(code, Blame.ENVIRONMENT)]
+
+
+@pytest.mark.parametrize("now", [-1.0, float("nan"), float("inf"), 1e12])
+def test_a_time_that_is_none_is_misuse(channel: ChannelSimulator, now: float) -> None:
+    with pytest.raises(ValueError, match="no time"):
+        trust.verify(channel.request(now=now))
+
+
+WELL_FORMED = encode_msgpack(Reply(reasons=[Reason(code=ReasonCode.OLDER, message="x")]))
+
+BROKEN = {
+    "dies before it answers": ("import os; os._exit(3)", "status 3: it said nothing"),
+    "raises": ("raise RuntimeError('out of cheese')", "status 1: RuntimeError: out of cheese"),
+    "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+    "answers and then fails": (
+        f"import os, sys; sys.stdout.buffer.write({WELL_FORMED!r}); sys.stdout.flush(); os._exit(1)",
+        "status 1",
+    ),
+    "says nothing": ("", "cannot be read"),
+    "babbles": ("print('Verified!')", "cannot be read"),
+    "answers with half a reply": (f"import sys; sys.stdout.buffer.write({WELL_FORMED[:-2]!r})", "cannot be read"),
+    "answers without a verdict": ("import sys; sys.stdout.buffer.write(bytes([0x80]))", "no verdict"),
+    "never stops talking": (
+        "import sys\nwhile True: sys.stdout.buffer.write(bytes(65536))",
+        "wrote over",
+    ),
+    "never stops complaining": ("import sys\nwhile True: sys.stderr.write('x' * 65536)", "no answer in"),
+    "hangs": ("import time; time.sleep(600)", "no answer in"),
+    "closes its output and hangs": ("import os, time; os.close(1); os.close(2); time.sleep(600)", "no answer in"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_verifier_is_a_store_error_and_never_acceptance(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    script, words = BROKEN[name]
+    seen = tmp_path / "pid"
+    script = f"import os; open({str(seen)!r}, 'w').write(str(os.getpid()))\n{script}"
+    monkeypatch.setattr(trust, "_command", lambda: [sys.executable, "-c", script])
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match=words) as caught:
+        trust.verify(channel.request(), timeout_seconds=1.5)
+    assert time.monotonic() - begun < 10
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(seen.read_text()), 0)
+
+
+def test_a_verifier_that_cannot_be_started_is_a_store_error(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trust, "_command", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(StoreError, match="cannot be started"):
+        trust.verify(channel.request())
+
+
+def test_no_temporary_directory_is_a_store_error(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trust.tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(StoreError, match="temporary directory"):
+        trust.verify(channel.request())
+
+
+@pytest.mark.parametrize("script", [None, "import time; time.sleep(600)"], ids=["answers", "is killed"])
+def test_nothing_is_left_in_the_temporary_directory(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None
+) -> None:
+    monkeypatch.setattr(trust.tempfile, "tempdir", str(tmp_path))
+    if script is None:
+        trust.verify(channel.request())
+    else:
+        litter = f"import tempfile; tempfile.mkdtemp(); {script}"
+        monkeypatch.setattr(trust, "_command", lambda: [sys.executable, "-c", litter])
+        with pytest.raises(StoreError):
+            trust.verify(channel.request(), timeout_seconds=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_child_ignores_the_environment_and_the_working_directory(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A `tuf` planted where an attacker may write must not be the one that judges."""
+    (tmp_path / "tuf").mkdir()
+    (tmp_path / "tuf" / "__init__.py").write_text("raise SystemExit(7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert trust.verify(channel.request()).releases
+
+
+def test_verifications_run_one_at_a_time(
+    channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mark = str(tmp_path / "running")
+    script = (
+        f"import os, sys, time; os.mkdir({mark!r}); time.sleep(0.2); os.rmdir({mark!r})\n"
+        f"sys.stdout.buffer.write({WELL_FORMED!r})"
+    )
+    monkeypatch.setattr(trust, "_command", lambda: [sys.executable, "-c", script])
+    outcomes: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            trust.verify(channel.request())
+        except Exception as error:  # noqa: BLE001 - judged below
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [type(error) for error in outcomes] == [UpdateRejected] * 3
+
+
+def test_the_agents_side_imports_no_tuf() -> None:
+    script = "import edge_agent.update.trust, sys; sys.exit(any(name.split('.')[0] in "
+    script += "{'tuf', 'securesystemslib', 'cryptography', 'numpy'} for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0
+
+
+def _ask(question: bytes) -> Reply:
+    command = verifier_command(sys.executable, str(ROOT))
+    done = subprocess.run(command, input=question, capture_output=True, timeout=60, check=True)
+    return decode_msgpack(done.stdout, Reply)
+
+
+def test_the_program_itself_answers_nonsense_with_a_failure() -> None:
+    assert "expected" in _ask(encode_msgpack({"fleet": 1})).failure.lower()
+    assert "exceeds" in _ask(bytes(REQUEST_BYTES_MAX + 1)).failure
+
+
+def test_the_program_itself_turns_an_unexpected_error_into_a_failure(channel: ChannelSimulator) -> None:
+    """Here no room for its files, as on a full disk."""
+    question = encode_msgpack(msgspec.structs.replace(channel.request(), now=1e300))
+    reply = _ask(question)
+    assert reply.failure
+    assert reply.verified is None
