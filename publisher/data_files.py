@@ -187,9 +187,7 @@ class Reader:
             )
             self.walk.refuse(source.origin, line, reason)
         elif path.suffix in _MACHINE_CODE:
-            reason = (
-                f"{self._shown(path)} is machine code for one kind of machine: put it into a wheel and install that"
-            )
+            reason = f"{self._shown(path)} is machine code for one kind of machine: install it as a wheel"
             self.walk.refuse(source.origin, line, reason)
         elif path not in self.sources:
             self.walk.data[path] = path.relative_to(start).as_posix()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
 from publisher.canonical import View, canonical
+from publisher.memo import Memo
 from publisher.reach import Component, Graph
 from publisher.toplevel import Module
 from publisher.walk import Walk, walk
@@ -40,7 +42,27 @@ def fingerprint(target: type | str | Path, *, root: Path | None = None) -> Finge
     Equal for equal meaning on CPython 3.11 and later, in any process and directory. Raises `AuthorError` when the
     target or a local file it needs cannot be read.
     """
-    found = walk(target, root=root)
+    key = (id(target) if isinstance(target, type) else str(target), str(root), str(Path.cwd()), tuple(sys.path))
+    known = _memo.get(key, target)
+    if known is None:
+        found = walk(target, root=root)
+        known = _fingerprint(found)
+        _memo.put(key, target, known, _sources(found))
+    return known
+
+
+_memo: Memo[Fingerprint] = Memo()
+
+
+def _sources(found: Walk) -> Iterator[Path]:
+    """Yield every file that was read and every directory in which a new file could change the outcome."""
+    for path in (*(source.origin for source in found.modules.values()), *found.data):
+        yield path
+        yield path.parent
+    yield from found.target.roots.searched()
+
+
+def _fingerprint(found: Walk) -> Fingerprint:
     broken = [refusal for refusal in found.refused if "does not parse" in refusal.reason]
     if broken or found.target.module not in found.modules:
         raise AuthorError("; ".join(map(str, found.refused)))

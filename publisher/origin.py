@@ -38,7 +38,7 @@ __all__ = [
 
 # The same answer on every interpreter (I2), so also what came and went between 3.11 and 3.14.
 _COME_AND_GONE = """
-__main__ aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr imp 
+__main__ aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr imp
 lib2to3 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib tomllib uu xdrlib
 """
 STDLIB = frozenset(sys.stdlib_module_names) | frozenset(_COME_AND_GONE.split())
@@ -84,6 +84,12 @@ class Roots:
         if directory not in self.directories:
             self.directories = (*self.directories, directory)
             self._found.clear()
+
+    def searched(self) -> Iterator[Path]:
+        """Yield the directories in which names were looked up so far."""
+        yield from self.directories
+        for found in self._found.values():
+            yield from found.search if found else ()
 
     def _look(self, parent: str, last: str, name: str) -> Found | None:
         if not parent:

@@ -103,14 +103,13 @@ class _Packer:
         self.warnings: list[str] = []
 
     def stage(self, name: str, member: Filter) -> Stage:
-        files = member.files()
-        parameters = {key: value for key, value in parameters_of(member).items() if key not in files}
         target, value, bundle = self._code(name, type(member))
         try:
-            encoded = encode_parameters(parameters)
-        except TypeError as error:
-            raise AuthorError(f"stage {name!r}: {error}") from None
-        state = capture(member)
+            files = member.files()
+            encoded = encode_parameters({key: one for key, one in parameters_of(member).items() if key not in files})
+            state = capture(member)
+        except (AuthorError, TypeError) as error:
+            raise AuthorError(f"stage {name!r}: {error}") from error
         return Stage(
             name=name,
             target=target,

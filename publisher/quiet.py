@@ -31,39 +31,33 @@ _HARMLESS |= {
     "fractions",
     "uuid",
 }
-_HARMLESS_BUILTINS = set(
-    [
-        "abs",
-        "bool",
-        "bytes",
-        "complex",
-        "dict",
-        "divmod",
-        "enumerate",
-        "float",
-        "frozenset",
-        "int",
-        "len",
-        "list",
-        "max",
-        "min",
-        "object",
-        "pow",
-        "range",
-        "reversed",
-        "round",
-        "set",
-        "slice",
-        "sorted",
-        "str",
-        "sum",
-        "tuple",
-        "type",
-        "zip",
-        "super",
-        "isinstance",
-    ]
-)
+_HARMLESS_BUILTINS = {
+    "abs",
+    "bool",
+    "bytes",
+    "complex",
+    "dict",
+    "divmod",
+    "enumerate",
+    "float",
+    "frozenset",
+    "int",
+    "len",
+}
+_HARMLESS_BUILTINS |= {
+    "isinstance",
+    "list",
+    "max",
+    "min",
+    "object",
+    "pow",
+    "range",
+    "reversed",
+    "round",
+    "set",
+    "slice",
+}
+_HARMLESS_BUILTINS |= {"sorted", "str", "sum", "super", "tuple", "type", "zip"}
 _PLAIN_BASES = {"edge_agent", "sklearn", "numpy", "torch", "scipy", "pandas", "typing_extensions", "numbers"}
 _LAYOUT = {"enum", "ctypes", "dataclasses"}
 _DEPTH_LIMIT = 40

@@ -34,6 +34,7 @@ class Record:
     def __init__(self, location: str | Path) -> None:
         self._local = "://" not in str(location)
         self.location = str(Path(location).absolute()) if self._local else str(location)
+        self._settled: set[Path] = set()
         try:
             self._store: ObjectStore = LocalStore(self.location, mkdir=True) if self._local else from_url(self.location)
         except (BaseError, OSError, ValueError) as error:
@@ -105,14 +106,16 @@ class Record:
         """Force a new file and its directory entries to disk: the order of commits must survive a power cut."""
         if not self._local:
             return
-        root = Path(self.location)
-        file = root / path
-        for place in (file, *file.relative_to(root).parents):
-            handle = os.open(root / place, os.O_RDONLY)
+        file = Path(self.location, path)
+        above = [one for one in file.parents[1:] if one.is_relative_to(self.location)]
+        new = [] if file.parent in self._settled else above  # entries of directories that this put may have made
+        for place in (file, file.parent, *new):
+            handle = os.open(place, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+        self._settled.add(file.parent)
 
     @contextlib.contextmanager
     def _errors(self, path: str) -> Iterator[None]:

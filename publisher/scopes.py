@@ -69,7 +69,7 @@ def _of(node: ast.AST, source: Source) -> set[Use]:
             found |= _function(current, source)
         elif isinstance(current, _Comprehension):
             local = {name for part in current.generators for name in stores([part.target])}
-            inner = [child for child in ast.iter_child_nodes(current)]
+            inner = list(ast.iter_child_nodes(current))
             found |= {use for use in uses(inner, source) if use.imported or use.chain[0] not in local}
         elif isinstance(current, ast.Attribute | ast.Name):
             chain, base = _chain(current)

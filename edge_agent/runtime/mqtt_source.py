@@ -6,6 +6,8 @@ be taken nothing is read, so the broker has to wait.
 
 A broker that resumes a session sends again what it holds as unacknowledged, under the same packet identifier (MQTT 5,
 section 4.4). Messages that are held here already are recognized by identifier and content and become no second sample.
+Some brokers (iotcore) number anew and set no DUP flag: there, what comes first after a resumed session is compared with
+what is held, in order.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class MqttSource:
         self._sequences, self._timestamps, self._values = array("q"), array("q"), array("d")
         self._held: deque[_Held] = deque()
         self._awaited: dict[int, _Held] = {}
+        self._expected: deque[_Held] = deque()  # the same in order, until the first message that is none of them
         self._answered: OrderedDict[int, int] = OrderedDict()
 
     @property
@@ -150,7 +153,13 @@ class MqttSource:
         payload = packet.payload
         packet_id = packet.packet_id or 0
         content = hash(payload) if packet_id else 0
-        if packet_id and packet.duplicate and self._known(packet_id, content):
+        if packet_id and (
+            self._known(packet_id, content) if packet.duplicate else self._renumbered(packet_id, content)
+        ):
+            self.repeats += 1
+            return
+        if packet.retain:  # from before the subscription, which asked for none
+            self._hold(packet_id, content, 0)
             return
         rows = 0
         try:
@@ -176,6 +185,7 @@ class MqttSource:
 
     def _known(self, packet_id: int, content: int) -> bool:
         """Whether a redelivered message is held here or was answered already."""
+        self._expected.clear()
         held = self._awaited.get(packet_id)
         if held is not None and held.content == content:
             del self._awaited[packet_id]
@@ -184,7 +194,21 @@ class MqttSource:
             self._connection.send(mqtt5.PubAckPacket(packet_id).write())
         else:
             return False
-        self.repeats += 1
+        return True
+
+    def _renumbered(self, packet_id: int, content: int) -> bool:
+        """The same for a message that does not say it is sent again: it must be the next one expected."""
+        if not self._expected:
+            return False
+        if self._expected[0].content == content:
+            held = self._expected.popleft()
+            self._awaited.pop(held.packet_id, None)
+            held.packet_id, held.opened = packet_id, self._opened
+        elif content in self._answered.values():
+            self._connection.send(mqtt5.PubAckPacket(packet_id).write())
+        else:
+            self._expected.clear()
+            return False
         return True
 
     def _release(self, rows: int) -> None:
@@ -198,6 +222,8 @@ class MqttSource:
             rows -= message.rows
             if not message.packet_id:
                 continue
+            if self._expected and self._expected[0] is message:
+                self._expected.popleft()
             if message.opened == self._opened:
                 self._connection.send(mqtt5.PubAckPacket(message.packet_id).write())
             self._awaited.pop(message.packet_id, None)
@@ -210,8 +236,10 @@ class MqttSource:
         """Look at a fresh connection: what will be sent again, or never again."""
         if self._connection.resumed:
             self._awaited = {message.packet_id: message for message in self._held if message.packet_id}
+            self._expected = deque(self._awaited.values())
             return
         self._awaited = {}
+        self._expected.clear()
         self._answered.clear()
         for message in self._held:
             message.packet_id = 0  # the broker has forgotten them: no acknowledgement, other messages get these numbers

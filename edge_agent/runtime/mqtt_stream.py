@@ -323,6 +323,14 @@ class Connection:
 
 
 def _subscribe(topic: str, qos: int) -> bytes:
-    """Return SUBSCRIBE without retained messages: what was measured before we came is not part of the stream."""
-    wanted = mqtt5.TopicFilter(topic, max_qos=mqtt5.QoS(qos), retain_handling=mqtt5.RetainHandling.SEND_NEVER)
+    """Return SUBSCRIBE without retained messages: what was measured before we came is not part of the stream.
+
+    A broker that sends them all the same marks them, and only them (`retain_as_published` off).
+    """
+    wanted = mqtt5.TopicFilter(
+        topic,
+        max_qos=mqtt5.QoS(qos),
+        retain_as_published=False,
+        retain_handling=mqtt5.RetainHandling.SEND_NEVER,
+    )
     return mqtt5.SubscribePacket(1, [wanted]).write()

@@ -23,7 +23,7 @@ import os
 import socket
 import struct
 from array import array
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -34,7 +34,7 @@ __all__ = ["HEADER", "INLINE_BYTES", "Failure", "Flag", "Header", "Kind", "Load"
 HEADER = struct.Struct("<HBBIQII")  # magic, kind, flags, invalid, batch, rows, columns
 MAGIC = 0xFC01
 INLINE_BYTES = 65_536
-Part = bytes | bytearray | memoryview | array[int] | array[float]
+Part: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[float]"
 PAYLOAD_BYTES_MAX = 256 * 1024 * 1024
 
 

@@ -73,16 +73,25 @@ SHAPES: dict[str, tuple[str, list[str]]] = {
         "try:\n    from .a import X\nexcept ImportError:\n    from .b import Y as X\n",
         ["acme/a.py", "acme/b.py"],
     ),
-    "missing alternative": ("try:\n    from ._fast import X\nexcept ImportError:\n    from .b import Y as X\n", ["acme/b.py"]),
+    "missing alternative": (
+        "try:\n    from ._fast import X\nexcept ImportError:\n    from .b import Y as X\n",
+        ["acme/b.py"],
+    ),
     "by version": (
         "import sys\nif sys.version_info >= (3, 12):\n    from .a import X\nelse:\n    from .b import Y\n",
         ["acme/a.py", "acme/b.py"],
     ),
-    "by platform": ("import sys\nif sys.platform == 'win32':\n    import winthing\nelse:\n    from . import a\n", ["acme/a.py"]),
+    "by platform": (
+        "import sys\nif sys.platform == 'win32':\n    import winthing\nelse:\n    from . import a\n",
+        ["acme/a.py"],
+    ),
     "literal import_module": ("import importlib\nimportlib.import_module('acme.a')\n", ["acme/a.py"]),
     "renamed import_module": ("from importlib import import_module as im\nim('acme.a')\n", ["acme/a.py"]),
     "renamed importlib": ("import importlib as il\nil.import_module('acme.a')\n", ["acme/a.py"]),
-    "relative import_module": ("from importlib import import_module\nimport_module('.a', __package__)\n", ["acme/a.py"]),
+    "relative import_module": (
+        "from importlib import import_module\nimport_module('.a', __package__)\n",
+        ["acme/a.py"],
+    ),
     "keyword import_module": ("import importlib\nimportlib.import_module(name='.a', package='acme')\n", ["acme/a.py"]),
     "dunder import": ("__import__('acme.a')\n", ["acme/a.py"]),
     "dunder import with names": ("__import__('acme', globals(), locals(), ['a'], 0)\n", ["acme/a.py"]),
@@ -91,13 +100,19 @@ SHAPES: dict[str, tuple[str, list[str]]] = {
     "same name above": ("import a\n", ["a.py"]),
     "same name beside": ("from . import a\nfrom .sub import other\n", ["acme/a.py", *CHAIN, "acme/sub/other.py"]),
     "type checking": ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import X\n", []),
-    "type checking by module": ("import typing as t\nif t.TYPE_CHECKING:\n    from .a import X\nelse:\n    from .b import Y\n", ["acme/b.py"]),
+    "type checking by module": (
+        "import typing as t\nif t.TYPE_CHECKING:\n    from .a import X\nelse:\n    from .b import Y\n",
+        ["acme/b.py"],
+    ),
     "type checking renamed": ("from typing import TYPE_CHECKING as T\nif T:\n    import acme.a\n", []),
-    "not type checking": ("from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    from .a import X\n", ["acme/a.py"]),
+    "not type checking": (
+        "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    from .a import X\n",
+        ["acme/a.py"],
+    ),
     "main guard": ("if __name__ == '__main__':\n    from .a import X\n", []),
     "stdlib": ("import json, os.path\nfrom collections import abc\n", []),
     "our own": ("from edge_agent import Filter\nimport edge_agent.sdk\n", []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -123,13 +138,17 @@ def test_star_with_all_brings_submodules(tree: Tree) -> None:
 
 
 def test_cycle_ends(tree: Tree) -> None:
-    root = tree({"p/__init__.py": "from . import a\n", "p/a.py": "from . import b\n", "p/b.py": "import p.a\nimport f\n"})
+    root = tree(
+        {"p/__init__.py": "from . import a\n", "p/a.py": "from . import b\n", "p/b.py": "import p.a\nimport f\n"}
+    )
     (root / "f.py").write_text("import p\nimport f\n")
     assert len(collect(root / "f.py").files) == 4
 
 
 def test_namespace_package(tree: Tree) -> None:
-    root = tree({"ns/one.py": "from ns import two\nfrom ns.in_.three import A\n", "ns/two.py": "", "ns/in_/three.py": "A = 1\n"})
+    root = tree(
+        {"ns/one.py": "from ns import two\nfrom ns.in_.three import A\n", "ns/two.py": "", "ns/in_/three.py": "A = 1\n"}
+    )
     closure = collect("ns.one", root=root)
     assert shown(closure) == ["ns/in_/three.py", "ns/one.py", "ns/two.py"]
     assert closure.refused == ()
@@ -174,7 +193,9 @@ def test_installed_package_wins_over_a_folder_of_its_name(site: Path, tree: Tree
 
 
 def test_editable_install_is_local(site: Path, tree: Tree) -> None:
-    root = tree({"lib/src/edit/__init__.py": "from . import core\n", "lib/src/edit/core.py": "", "w/f.py": "import edit\n"})
+    root = tree(
+        {"lib/src/edit/__init__.py": "from . import core\n", "lib/src/edit/core.py": "", "w/f.py": "import edit\n"}
+    )
     finder = f"MAPPING: dict[str, str] = {{'edit': {str(root / 'lib/src/edit')!r}}}\n"
     files = {"__editable___edit_1_0_finder.py": finder}
     install(site, "edit", files, '{"url": "file:///x", "dir_info": {"editable": true}}')
@@ -225,15 +246,43 @@ REFUSED: dict[str, tuple[str, int, str]] = {
     "cwd": ("x = open('table.csv').read()\n", 1, "working directory"),
     "cwd by Path": ("from pathlib import Path\nx = Path('t.csv').read_text()\n", 2, "working directory"),
     "cwd by numpy": ("def p(np):\n    return np.load('w.npy')\n", 2, "working directory"),
-    "computed data": ("from pathlib import Path\ndef p(n):\n    return (Path(__file__).parent / n).read_text()\n", 3, "comput"),
-    "computed name": ("import os\nH = os.path.dirname(__file__)\ndef p(n):\n    return open(os.path.join(H, n))\n", 4, "comput"),
-    "computed f-string": ("import os\nH = os.path.dirname(__file__)\ndef p(n):\n    return open(f'{H}/{n}.csv')\n", 4, "comput"),
-    "computed resource": ("from importlib import resources\ndef p(n):\n    return resources.files('acme') / n\n", 3, "comput"),
-    "missing data": ("from pathlib import Path\nx = (Path(__file__).parent / 'gone.csv').read_text()\n", 2, "does not exist"),
-    "listed": ("from pathlib import Path\nfor f in (Path(__file__).parent / 'd').iterdir():\n    pass\n", 2, "director"),
-    "machine code": ("import ctypes, os\nctypes.CDLL(os.path.join(os.path.dirname(__file__), 'l.so'))\n", 2, "machine code"),
+    "computed data": (
+        "from pathlib import Path\ndef p(n):\n    return (Path(__file__).parent / n).read_text()\n",
+        3,
+        "comput",
+    ),
+    "computed name": (
+        "import os\nH = os.path.dirname(__file__)\ndef p(n):\n    return open(os.path.join(H, n))\n",
+        4,
+        "comput",
+    ),
+    "computed f-string": (
+        "import os\nH = os.path.dirname(__file__)\ndef p(n):\n    return open(f'{H}/{n}.csv')\n",
+        4,
+        "comput",
+    ),
+    "computed resource": (
+        "from importlib import resources\ndef p(n):\n    return resources.files('acme') / n\n",
+        3,
+        "comput",
+    ),
+    "missing data": (
+        "from pathlib import Path\nx = (Path(__file__).parent / 'gone.csv').read_text()\n",
+        2,
+        "does not exist",
+    ),
+    "listed": (
+        "from pathlib import Path\nfor f in (Path(__file__).parent / 'd').iterdir():\n    pass\n",
+        2,
+        "director",
+    ),
+    "machine code": (
+        "import ctypes, os\nctypes.CDLL(os.path.join(os.path.dirname(__file__), 'l.so'))\n",
+        2,
+        "machine code",
+    ),
     "above": ("from pathlib import Path\nx = open(Path(__file__).parents[2] / 'up.csv')\n", 2, "above"),
-}  # fmt: skip
+}
 AROUND = {
     "w/acme/__init__.py": "",
     "w/acme/fast.cpython-311-x86_64-linux-gnu.so": "",
@@ -286,7 +335,7 @@ READ: dict[str, str] = {
     "declared pattern": "class F:\n    data: list[str] = ['d/*.csv']",
     "declared from the root": "class F:\n    data = ('acme/d/x.csv',)",
     "declared on a base": "from .place import Base\nclass F(Base):\n    pass",
-}  # fmt: skip
+}
 PLACE = "from pathlib import Path\nHERE = Path(__file__).parent\ndef here():\n    return HERE\nclass Base:\n    data = ['d']\n"
 
 
@@ -326,7 +375,9 @@ def test_declared_imports_answer_a_computed_one(declared: str, tree: Tree) -> No
 
 
 def test_declared_requirement_answers_a_missing_distribution(tree: Tree) -> None:
-    source = "import tflite_runtime\nclass F:\n    requires = ['tflite-runtime>=2.1; python_version<\"4\"', 'msgspec']\n"
+    source = (
+        "import tflite_runtime\nclass F:\n    requires = ['tflite-runtime>=2.1; python_version<\"4\"', 'msgspec']\n"
+    )
     closure = collect(f"{tree({'f.py': source}) / 'f.py'}:F")
     assert (closure.requires, closure.refused) == (("msgspec", "tflite-runtime"), ())
     assert closure.declared[0].startswith("tflite-runtime>=2.1")
@@ -338,7 +389,9 @@ def test_computed_declaration_is_refused(tree: Tree) -> None:
 
 
 def test_declared_data_must_exist(tree: Tree) -> None:
-    closure = collect(f"{tree({'f.py': 'class F:' + chr(10) + '    data = [' + repr('no.csv') + ']' + chr(10)}) / 'f.py'}:F")
+    closure = collect(
+        f"{tree({'f.py': 'class F:' + chr(10) + '    data = [' + repr('no.csv') + ']' + chr(10)}) / 'f.py'}:F"
+    )
     assert refusals(closure) == [("f.py", 2)]
 
 

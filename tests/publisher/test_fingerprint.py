@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -370,6 +371,34 @@ def test_equal_on_every_interpreter_and_hash_seed(version: str, tree: Callable[.
         assert ask(python, target, PYTHONHASHSEED=seed) == [here.value, dict(here.components)]
 
 
+TRICKY = r"""
+class F:
+    big = 0xBIG
+    lone = "\ud800"
+    wide = "\U0001F9EC \u0378 µ"
+    numbers = (1e999, 1e-320, 1j, -0.0, 0x10, 1_000, True, ..., b"\x00\xff")
+    def p(self, x, y, z):
+        return (
+            f"{x}", f'{x!r}', f"{x!s:>{y}}", f"{x:{y}.{z}}", f"{x:}", f"{x=}", f"{ x = !r:^20}", f"{{{x}}}", f"{{}}",
+            rf"\d{x}\n", f"\N{DIGIT ONE}{x}", f'{x["k"]}', f"{x['k']}", f"{x:%H:%M}", f"a" "b" f"{x}" 'c', "" f"",
+            f"{'a' 'b'}", f"{(lambda: 1)()}", f"{x:\t}", f"{x:{'>'}{10}}", F'{x}' U"u", f"{x,}", f"{*x, y}",
+            f'''{
+                x
+            :>{y}}''', f"{ {1: 2}[1] }", f"{x!a}", f"{f'{x}'}", f"{x:{ {1}.pop()}}",
+        )
+"""
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
+def test_literals_are_equal_on_every_interpreter(version: str, tmp_path: Path) -> None:
+    python = interpreter(version)
+    if python is None:
+        pytest.skip(f"CPython {version} is not installed here")
+    (tmp_path / "tricky.py").write_text(TRICKY.replace("BIG", "f" * 5000), "utf-8")
+    target = f"{tmp_path / 'tricky.py'}:F"
+    assert ask(python, target)[0] == fingerprint(target).value
+
+
 def load(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.syspath_prepend(str(path.parent))
     module = __import__(name)
@@ -417,7 +446,7 @@ def test_edited_file_under_a_live_class_is_refused(tmp_path: Path, monkeypatch: 
 
 def test_class_without_source_is_refused() -> None:
     space: dict[str, object] = {"__name__": "nowhere"}
-    exec("class E: pass", space)  # noqa: S102
+    exec("class E: pass", space)
     made = type("T", (), {"__module__": "__main__"})
     for cls in (space["E"], made, type("T", (), {})):
         with pytest.raises(AuthorError, match="class statement") as caught:
@@ -431,6 +460,49 @@ def test_class_inside_a_function_is_refused() -> None:
 
     with pytest.raises(AuthorError, match="inside a function"):
         fingerprint(Inner)
+
+
+def settle(root: Path) -> None:
+    """Wait until every file is old enough for its stamp to be trusted."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        newest = max(path.stat().st_ctime_ns for path in (root, *root.rglob("*")))
+        if newest < time.time_ns() - 200_000_000:
+            return
+        time.sleep(0.02)
+    raise AssertionError("files never settled")
+
+
+def test_remembered_until_something_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "live_memo.py").write_text("import helper_memo\n" + SMALL.replace("return x", "return helper_memo.h()"))
+    (tmp_path / "helper_memo.py").write_text("def h(): return 1\n")
+    module = load(tmp_path / "live_memo.py", "live_memo", monkeypatch)
+    settle(tmp_path)
+    first = fingerprint(module.F, root=tmp_path)
+    assert fingerprint(module.F, root=tmp_path) is first
+    (tmp_path / "helper_memo.py").write_text("def h(): return 2\n")
+    second = fingerprint(module.F, root=tmp_path)
+    assert second.value != first.value
+    settle(tmp_path)
+    assert fingerprint(module.F, root=tmp_path) == second
+    (tmp_path / "helper_memo").mkdir()
+    (tmp_path / "helper_memo" / "__init__.py").write_text("def h(): return 3\n")
+    assert fingerprint(module.F, root=tmp_path).value not in (first.value, second.value)
+    settle(tmp_path)
+    fingerprint(module.F, root=tmp_path)
+    module.F.predict.__code__ = (lambda self, x: 0).__code__
+    with pytest.raises(AuthorError, match="is not what"):
+        fingerprint(module.F, root=tmp_path)
+
+
+def test_edits_in_quick_succession_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "quick.py"
+    values = []
+    for number in range(9):
+        path.write_text(f"class F:\n    k = {number}\n")
+        values.append(fingerprint(f"{path}:F").value)
+    assert len(set(values)) == 9
 
 
 def test_unknown_attribute_is_refused(tree: Callable[..., Path]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.config import Broker, Column, MqttInput, Timestamp
 from edge_agent.runtime.mqtt_source import MqttSource
+from publisher.broker import EmbeddedBroker
 from tests.simulators.broker import Mosquitto, free_port
 from tests.simulators.peer import Peer
 from tests.simulators.pump import pump
@@ -253,6 +254,39 @@ def test_retained_messages_are_not_part_of_the_stream() -> None:
 def test_a_topic_that_is_none_is_misuse() -> None:
     with pytest.raises(ValueError, match="topic filter"):
         MqttSource(MqttInput(topic="a/#/b", columns=XY), Broker(url="mqtt://127.0.0.1"), "dev-slot")
+
+
+def test_the_embedded_broker_renumbers_what_it_sends_again() -> None:
+    """iotcore ignores the wish for no retained messages, and redelivers with new identifiers and no DUP flag."""
+    with EmbeddedBroker() as broker, Peer(Broker(url=broker.url).port) as peer:
+        peer.publish("in/a", payload(99), retain=True)
+        source = MqttSource(MqttInput(topic="in/a", columns=XY), Broker(url=broker.url), "dev-slot")
+        pump(source, until=lambda: not source.problem)
+        until = time.monotonic() + 0.2
+        pump(source, until=lambda: time.monotonic() > until)
+        peer.publish_all("in/a", [payload(number) for number in range(10)])
+        pump(source, until=lambda: source.pending == 10)
+        assert source.take(6) is not None
+        source.acknowledge(3)
+        until = time.monotonic() + 0.2
+        pump(source, until=lambda: time.monotonic() > until)
+        source._connection.refuse("pulled")
+        source.acknowledge(1)  # into the void
+        pump(source, until=lambda: source.repeats == 7)
+        peer.publish_all("in/a", [payload(number) for number in range(10, 13)])
+        pump(source, until=lambda: source.pending == 7)
+        rest = source.take(100)
+        assert rest is not None
+        assert [int(value) for value in rest.values[::2]] == list(range(6, 13))
+        source.acknowledge(9)
+        source._connection.refuse("pulled again")
+        pump(source, until=lambda: not source.problem)
+        peer.publish("in/a", payload(13))
+        pump(source, until=lambda: source.pending)
+        last = source.take(10)
+        assert last is not None
+        assert last.values[-2] == 13.0
+        source.close()
 
 
 def test_wrong_credentials_are_named(tmp_path: Path) -> None:

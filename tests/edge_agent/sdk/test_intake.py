@@ -9,6 +9,7 @@ from edge_agent.contract.manifest import InputSpec
 from edge_agent.sdk.frame import Frame
 from edge_agent.sdk.intake import read_self_test, to_frame
 from edge_agent.sdk.pipeline import Input, Pipeline
+from edge_agent.sdk.place import NAMESPACE_PREFIX
 
 SPEC = InputSpec(columns=["x", "y"], rate_hz=10)
 
@@ -79,6 +80,20 @@ def test_a_csv_path_is_relative_to_the_author_s_file(tmp_path):
     space = {}
     exec(compile(source.read_text(), str(source), "exec"), space)
     assert space["p"].self_test.values.tolist() == [[1, 2]]
+
+
+def test_on_a_device_the_author_s_files_may_be_missing(tmp_path):
+    source = tmp_path / "authors_own.py"
+    source.write_text(
+        "from edge_agent import OnnxModel, Pipeline\n"
+        "p = Pipeline('p', [OnnxModel('model.onnx')], self_test='rows.csv')\n"
+    )
+    code = compile(source.read_text(), str(source), "exec")
+    space = {"__name__": f"{NAMESPACE_PREFIX}1.authors_own"}
+    exec(code, space)
+    assert space["p"].self_test is None
+    with pytest.raises(FileNotFoundError, match=r"OnnxModel: there is no file 'model.onnx'"):
+        exec(code, {"__name__": "authors_own"})
 
 
 @pytest.mark.parametrize(
