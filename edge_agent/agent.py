@@ -23,7 +23,7 @@ import msgspec
 
 import edge_agent
 from edge_agent import telemetry
-from edge_agent.config import Config, CsvInput
+from edge_agent.config import Config, CsvInput, MqttInput, Slot, SqliteOutput
 from edge_agent.contract.digest import BlobRef, Digest, encode_json
 from edge_agent.contract.errors import ConfigError, ReasonCode, StoreError, TransportError, UpdateRejected
 from edge_agent.contract.manifest import parse_manifest
@@ -35,6 +35,7 @@ from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.lane import Lane
 from edge_agent.runtime.sinks import open_sink
 from edge_agent.runtime.sources import open_source
+from edge_agent.runtime.sqlite_sink import last_sequence
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.transport import envelope
 from edge_agent.transport.client import Client, Will
@@ -52,6 +53,8 @@ REPORT_SECONDS = 30.0
 FETCH_SECONDS = 600.0
 REPORT_SECONDS_MIN = 0.2
 LOOP_SECONDS_MAX = 1.0
+# Samples counted here start at boot counter x 2^32: above every earlier run, and exact in a JavaScript number.
+BOOT_BITS = 32
 DATABASE = "agent.db"
 
 Work = Callable[[float], None]
@@ -117,12 +120,18 @@ class Agent:
         return boot
 
     def _build_supervisor(self) -> Supervisor:
-        return Supervisor(
-            Lane(
-                name, slot.output.stream, open_source(self._config, name), open_sink(self._config, name), self._noticed
-            )
-            for name, slot in self._config.slot.items()
-        )
+        return Supervisor(self._lane(name, slot) for name, slot in self._config.slot.items())
+
+    def _lane(self, name: str, slot: Slot) -> Lane:
+        source = open_source(self._config, name, start_sequence=self._start_sequence(slot))
+        return Lane(name, slot.output.stream, source, open_sink(self._config, name), self._noticed)
+
+    def _start_sequence(self, slot: Slot) -> int:
+        """Return the first sample number of this run; what is counted here never repeats an earlier run's."""
+        output, source = slot.output, slot.input
+        known = last_sequence(output.path, output.table, output.stream) if isinstance(output, SqliteOutput) else None
+        counted = isinstance(source, MqttInput) and not source.sequence
+        return max(known + 1 if known is not None else 0, self._boot << BOOT_BITS if counted else 0)
 
     def _build_client(self) -> Client:
         broker, device = self._config.broker, self._config.device
@@ -324,7 +333,7 @@ class Agent:
 
     def _measures(self, slot: str) -> tuple[dict[str, int], float]:
         lane = self._supervisor.lanes[slot]
-        counters = {**lane.counters, "rejected": lane.source.rejected}
+        counters = {**lane.counters, "rejected": lane.source.rejected, "refused": sum(lane.sink.faults.values())}
         return counters, self._rates.update(slot, counters.get("samples", 0), time.monotonic())
 
     def _refresh_status(self, now: float) -> None:
@@ -334,6 +343,7 @@ class Agent:
         for slot in status["slots"]:
             lane = self._supervisor.lanes[slot["pipeline"]]
             slot["input_faults"] = dict(lane.source.faults.messages)
+            slot["output_faults"] = dict(lane.sink.faults.messages)
             slot["input_problem"], slot["output_problem"] = lane.source.problem, lane.sink.problem
             slot["sandbox"] = lane.crew.sandbox
         self._status = encode_json(status)

@@ -141,8 +141,8 @@ def _print_slot(slot: dict[str, Any]) -> None:
     for end in ("input", "output"):
         if slot.get(f"{end}_problem"):
             click.echo(f"  {end}: {slot[f'{end}_problem']}")
-    for kind, words in slot.get("input_faults", {}).items():
-        click.echo(f"  input {kind}: {words}")
+        for kind, words in slot.get(f"{end}_faults", {}).items():
+            click.echo(f"  {end} {kind}: {words}")
 
 
 def _print_channel(name: str, channel: dict[str, Any]) -> None:

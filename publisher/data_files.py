@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from publisher.origin import Roots
 from publisher.paths import COMPUTED, Evaluator, Scope, Value, only_return
 from publisher.source import Source
 
@@ -41,18 +40,26 @@ def start_of(source: Source) -> Path:
 class Reader:
     """Finds data files in all modules of a walk and adds them to it."""
 
-    def __init__(self, walk: Walk, roots: Roots) -> None:
+    def __init__(self, walk: Walk, evaluator: Evaluator) -> None:
         self.walk = walk
-        self.evaluator = Evaluator(walk.modules, roots)
-        self.sources = {source.origin for source in walk.modules.values()}
+        self.evaluator = evaluator
+        self.sources: set[Path] = set()
+        self.seen: set[str] = set()
 
-    def run(self) -> None:
-        """Add declared data first, then what each module reads."""
+    def declared(self) -> None:
+        """Add what the class declares."""
+        self.sources = {source.origin for source in self.walk.modules.values()}
         for module, line, reason in self.walk.declared.problems:
             self.walk.refuse(self.walk.modules[module].origin, line, reason)
         for pattern, module, line in self.walk.declared.data:
             self._declared(pattern, self.walk.modules[module], line)
-        for source in list(self.walk.modules.values()):
+
+    def read(self) -> None:
+        """Add what modules read that were not looked at before."""
+        self.sources = {source.origin for source in self.walk.modules.values()}
+        new = [source for name, source in self.walk.modules.items() if name not in self.seen]
+        self.seen.update(self.walk.modules)
+        for source in new:
             if "__file__" in _text(source) or "resource" in _text(source) or _READERS & set(_words(source)):
                 self._visit(source.tree, self.evaluator.scope(source))
 

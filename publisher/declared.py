@@ -34,13 +34,14 @@ class Declared:
 
 
 def declared_of(entry: Source, attr: str, modules: Mapping[str, Source]) -> Declared:
-    """Read the declarations of the class `attr` and its local bases; of every class in the module when it is none."""
-    tops = _classes(entry)
-    chosen = [tops[attr.partition(".")[0]]] if attr.partition(".")[0] in tops else list(tops.values())
-    strict = bool(attr) and len(chosen) == 1
+    """Read the declarations of the class `attr` and its local bases; of every class reached when it is none."""
+    top = ast.Name(attr.partition(".")[0], ast.Load())
+    chosen = list(_find_class(top, entry, modules, 0)) if attr else []
+    strict = bool(chosen)
+    chosen = chosen or [(source, node) for source in modules.values() for node in _classes(source).values()]
     values: dict[str, list[tuple[str, str, int]]] = {key: [] for key in _KEYS}
     problems: list[tuple[str, int, str]] = []
-    for source, definition in _with_bases(chosen, entry, modules):
+    for source, definition in _with_bases(chosen, modules):
         if not strict and not definition.bases:
             continue
         for node in definition.body:
@@ -64,9 +65,9 @@ def _classes(source: Source) -> dict[str, ast.ClassDef]:
 
 
 def _with_bases(
-    chosen: list[ast.ClassDef], entry: Source, modules: Mapping[str, Source]
+    chosen: list[tuple[Source, ast.ClassDef]], modules: Mapping[str, Source]
 ) -> Iterator[tuple[Source, ast.ClassDef]]:
-    pending = [(entry, node) for node in chosen]
+    pending = list(chosen)
     seen: set[tuple[str, str]] = set()
     while pending:
         source, node = pending.pop(0)

@@ -15,7 +15,7 @@ from publisher.source import Source
 __all__ = ["Computed", "Import", "imports_of", "literal", "statement_imports"]
 
 _IMPORT_ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
-_FUNCTIONS = {"import_module", "__import__"}
+_FUNCTIONS = {"import_module", "__import__", "run_module"}
 _FILE_LOADERS = {"spec_from_file_location", "SourceFileLoader", "SourcelessFileLoader", "run_path", "load_source"}
 _FILE_LOADERS |= {"ExtensionFileLoader"}
 _ENVIRONMENT = {"version_info", "hexversion", "platform", "implementation", "byteorder", "maxsize"}
@@ -119,7 +119,9 @@ class _Reader:
         for item in ast.walk(node):
             if isinstance(item, ast.Call):
                 function = self.function(item.func)
-                if function:
+                if hidden := _hidden(item):
+                    yield Computed(item.lineno, hidden)
+                elif function:
                     called.add(id(item.func))
                     yield self.call(item, function, group)
             elif isinstance(item, ast.Name | ast.Attribute) and isinstance(item.ctx, ast.Load):
@@ -185,6 +187,17 @@ def _function_aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
             for alias in node.names:
                 if alias.name in _FUNCTIONS | _FILE_LOADERS:
                     yield alias.asname or alias.name, alias.name
+
+
+def _hidden(node: ast.Call) -> str:
+    """Name an import that hides in a string: `getattr(importlib, "import_module")`, `exec("import x")`."""
+    name = _last_name(node.func)
+    texts = [text for item in node.args if (text := literal(item))]
+    if name == "getattr" and _FUNCTIONS & set(texts):
+        return "an import function is looked up by name"
+    if name in ("exec", "eval") and any("import" in text for text in texts):
+        return f"{name} of text that imports"
+    return ""
 
 
 def _is_alternative(node: ast.stmt) -> bool:

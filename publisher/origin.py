@@ -259,7 +259,7 @@ def _index(path: tuple[str, ...]) -> _Index:
         seen.add(name)
         for top in _tops(dist):
             tops.setdefault(top, []).append(dist)
-    return _Index({top: tuple(dists) for top, dists in tops.items()}, mapped)
+    return _Index({top: tuple(sorted(dists, key=lambda dist: dist.name)) for top, dists in tops.items()}, mapped)
 
 
 def _tops(dist: importlib.metadata.Distribution) -> set[str]:

@@ -107,6 +107,7 @@ class Evaluator:
         self.roots = roots
         self._scopes: dict[str, Scope] = {}
         self._busy: set[int] = set()
+        self.anchors: dict[str, Source] = {}
 
     def scope(self, source: Source) -> Scope:
         """Return the scope tables of a module, built once."""
@@ -275,8 +276,9 @@ class Evaluator:
             module, attr = scope.imported.get(head, ("", None))
             name = ".".join(part for part in (module, attr, rest) if part)
         found = self.roots.find(name) if name and name.replace(".", "").isidentifier() else None
-        if found is None:
+        if found is None or name is None:
             return None
+        self.anchors.setdefault(name, scope.source)
         if found.kind is Kind.MODULE and found.path:
             return found.path.parent
         return found.search[0] if found.search else None

@@ -156,11 +156,16 @@ class Roles:
     # --- releases and rollouts ---------------------------------------------------------------------------------------
 
     def releases(self) -> list[ReleaseInfo]:
-        """Return all releases listed, by pipeline and sequence."""
-        found = [
-            msgspec.convert(target.custom, ReleaseInfo, dec_hook=lambda _kind, value: Digest(value))
-            for target in self.release.targets.values()
-        ]
+        """Return all releases listed, by pipeline and sequence. Raises `StoreError` if one is not readable."""
+        try:
+            found = [
+                msgspec.convert(target.custom, ReleaseInfo, dec_hook=lambda _kind, value: Digest(value))
+                for target in self.release.targets.values()
+            ]
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"the repository of record lists an unreadable release ({error}): restore a backup"
+            ) from None
         return sorted(found, key=lambda info: (info.pipeline, info.sequence))
 
     def with_release(self, info: ReleaseInfo, manifest: bytes, rollout: Rollout) -> Roles:

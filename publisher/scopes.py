@@ -69,7 +69,10 @@ def _of(node: ast.AST, source: Source) -> set[Use]:
             found |= _function(current, source)
         elif isinstance(current, _Comprehension):
             local = {name for part in current.generators for name in stores([part.target])}
-            inner = list(ast.iter_child_nodes(current))
+            inner = [part for part in ast.iter_child_nodes(current) if part is not current.generators[0]]
+            first = current.generators[0]
+            inner += [first.target, *first.ifs]
+            pending.append(first.iter)  # evaluated outside, where the targets' names may mean something else
             found |= {use for use in uses(inner, source) if use.imported or use.chain[0] not in local}
         elif isinstance(current, ast.Attribute | ast.Name):
             chain, base = _chain(current)
@@ -78,13 +81,24 @@ def _of(node: ast.AST, source: Source) -> set[Use]:
             else:
                 pending.append(base)
         elif isinstance(current, ast.Global):
-            found.update(Use((name,)) for name in current.names)
-        elif isinstance(current, ast.Constant) and isinstance(current.value, str):
-            pass
+            found.update(Use((name,), (source.module, name)) for name in current.names)
+        elif isinstance(current, ast.ImportFrom):
+            for item in statement_imports(current, source):
+                found.update(Use((name,), (module, attr)) for name, module, attr in item.bound)
         else:
+            if isinstance(current, ast.ClassDef):
+                found |= _class_imports(current, source)
             pending.extend(_annotations(current))
             pending.extend(ast.iter_child_nodes(current))
     return found
+
+
+def _class_imports(node: ast.ClassDef, source: Source) -> set[Use]:
+    """Modules imported in a class body are attributes: `self.module` reaches all of them."""
+    items = [
+        item for part in _own(node.body) if isinstance(part, ast.Import) for item in statement_imports(part, source)
+    ]
+    return {Use((name,), (module, attr)) for item in items for name, module, attr in item.bound}
 
 
 def _function(node: _Function, source: Source) -> set[Use]:
@@ -105,10 +119,11 @@ def _function(node: _Function, source: Source) -> set[Use]:
                 for name, module, attr in item.bound:
                     imported.setdefault(name, []).append((module, attr))
     found = uses(outer, source)
+    globally = {name for part in _own(body) if isinstance(part, ast.Global) for name in part.names}
     for use in uses(body, source):
         name = use.chain[0]
         if use.imported is not None or name in declared:
-            found.add(use)
+            found.add(Use(use.chain, use.imported or (source.module, name)) if name in globally else use)
         if use.imported is None and name in imported:
             found.update(Use(use.chain, target) for target in imported[name])
         elif use.imported is None and name not in local:

@@ -42,8 +42,8 @@ def resolve(target: type | str | Path, root: Path | None = None) -> Target:
         return _of_class(target, project)
     text, attr = _split(str(target))
     path = Path(text)
-    if text.endswith(".py") or "/" in text or path.is_file():
-        return _of_file(_existing(path), attr, project)
+    if text.endswith(".py") or "/" in text or path.is_file() or isinstance(target, Path):
+        return _of_file(_existing(path, project), attr, project)
     return _of_module(text, attr, project)
 
 
@@ -52,8 +52,10 @@ def _split(text: str) -> tuple[str, str]:
     return (head, attr) if colon and attr.replace(".", "").isidentifier() else (text, "")
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path, project: Path | None) -> Path:
     full = path.resolve()
+    if project is not None and not full.exists():
+        full = (project / path).resolve()
     if full.is_dir() and (full / "__init__.py").is_file():
         return full / "__init__.py"
     if not full.is_file():

@@ -107,9 +107,14 @@ class _Walker:
         for name, line in self.walk.declared.imports:
             self.declared_import(name, entry, line)
         self.drain()
+        reader = Reader(self.walk, self.evaluator)
+        reader.declared()
+        while len(reader.seen) < len(self.walk.modules):
+            reader.read()
+            for name, source in list(self.evaluator.anchors.items()):
+                self.need(name, source, 1, 0)  # reading a package's resources imports it
+            self.drain()
         self.computed()
-        Reader(self.walk, self.roots).run()
-        self.drain()
 
     def drain(self) -> None:
         while self.pending:

@@ -129,8 +129,6 @@ def shape_faults(envelope: Envelope, chain: Chain) -> Iterator[Reason]:
 
 
 def _roles(chain: Chain) -> Iterator[Reason]:
-    if not chain.root.consistent_snapshot:
-        yield malformed("root must use consistent snapshots", "root.signed.consistent_snapshot")
     if chain.targets.targets:
         yield malformed("targets itself must not list targets, only delegate", "targets.signed.targets")
     expected = {f"{role}.json" for role in ("targets", *DELEGATED)}

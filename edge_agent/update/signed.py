@@ -114,10 +114,10 @@ def _rollouts(request: Request, role: Targets, envelope: Envelope, reasons: list
         yield rollout
 
 
-def _digest(kind: type, value: Any) -> Any:
-    if kind is Digest and isinstance(value, str):
-        return Digest(value)
-    raise NotImplementedError(f"{kind!r} has no place in a release")
+def _digest(_kind: type, value: Any) -> Digest:
+    if not isinstance(value, str):  # an error that msgspec reports with the key path
+        raise ValueError(f"not a digest: {str(value)[:80]}")
+    return Digest(value)
 
 
 def _unsigned_choices(releases: list[ReleaseInfo], rollouts: list[Rollout]) -> Iterator[Reason]:

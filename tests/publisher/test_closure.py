@@ -131,6 +131,25 @@ def test_name_bound_by_init_is_no_submodule(tree: Tree) -> None:
     assert shown(collect(root / "f.py")) == ["f.py", "p/__init__.py"]
 
 
+def test_package_of_a_resource_comes_along(tree: Tree) -> None:
+    source = "from importlib.resources import files\nx = files('p.assets').joinpath('x.csv').read_text()\n"
+    files = {"p/__init__.py": "", "p/f.py": source, "p/assets/__init__.py": "import p.more\n", "p/assets/x.csv": ""}
+    more = "from pathlib import Path\nopen(Path(__file__).with_name('y.csv'))\n"
+    closure = collect("p.f", root=tree({**files, "p/more.py": more, "p/y.csv": ""}))
+    assert shown(closure) == ["p/__init__.py", "p/assets/__init__.py", "p/f.py", "p/more.py"]
+    assert [file.path for file in closure.data] == ["p/assets/x.csv", "p/y.csv"]
+
+
+def test_declaration_of_a_reexported_class(tree: Tree) -> None:
+    root = tree({"p/__init__.py": "from .f import F\n", "p/f.py": "class F:\n    data = ['x.csv']\n", "p/x.csv": ""})
+    assert [file.path for file in collect("p:F", root=root).data] == ["p/x.csv"]
+
+
+def test_file_may_be_named_from_the_root(tree: Tree) -> None:
+    root = tree({"p/__init__.py": "", "p/f.py": ""})
+    assert collect("p/f.py", root=root).entry == "p.f"
+
+
 def test_star_with_all_brings_submodules(tree: Tree) -> None:
     root = tree({"p/__init__.py": "__all__ = ['x']\n__all__ += ['y']\n", "p/x.py": "", "p/y.py": "", "p/z.py": ""})
     (root / "f.py").write_text("from p import *\n")
@@ -230,6 +249,8 @@ def test_path_inserted_by_the_source(tree: Tree) -> None:
 
 REFUSED: dict[str, tuple[str, int, str]] = {
     "computed": ("import importlib\n\nimportlib.import_module('x' + name)\n", 3, "computed"),
+    "by getattr": ("import importlib\ngetattr(importlib, 'import_module')('acme')\n", 2, "by name"),
+    "in exec": ("\nexec('import acme')\n", 2, "imports"),
     "computed in a method": ("class F:\n    def p(self, n):\n        return __import__(n)\n", 3, "computed"),
     "f-string": ("from importlib import import_module\nimport_module(f'acme.{n}')\n", 2, "computed"),
     "handed on": ("import importlib\nload = importlib.import_module\n", 2, "passed on"),

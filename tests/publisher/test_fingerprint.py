@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 K = 3
+K2 = [1, 2]
+K3 = 7
 LABELS = {"walk", "run", "rest"}
 half = scaled(0.5)
 
@@ -133,6 +135,18 @@ class F(Base):
         return (HERE / "weights.csv").read_text()
 
 
+    from .extra import plug
+    gathered = [K2 for K2 in K2]
+
+    def late_global(self):
+        K3 = 1
+        def inner():
+            global K3
+            K3 += 1
+            return K3
+        return inner() + K3
+
+
 def unrelated():
     return 1
 '''
@@ -146,6 +160,7 @@ TREE = {
     "acme/store.py": "TABLE = {}\nTABLE['a'] = 1\ndef scaled(by):\n    def inner(x): return x * by\n    return inner\n",
     "acme/late.py": "def polish(x): return x\n",
     "acme/unused.py": "class Never: pass\n",
+    "acme/extra.py": "def plug(self): return 1\n",
     "acme/weights.csv": "1,2\n",
 }
 TARGET = "acme/filters.py"
@@ -229,6 +244,9 @@ DIFFERENT = {
     "helper imported in a method": ("acme/late.py", "return x", "return -x"),
     "constant": (TARGET, "K = 3", "K = 4"),
     "constant of a helper": ("acme/dsp.py", "C = 5", "C = 5.0"),
+    "import in a class body": ("acme/extra.py", "return 1", "return 2"),
+    "constant that a comprehension shadows": (TARGET, "K2 = [1, 2]", "K2 = [1, 3]"),
+    "global inside a function inside a function": (TARGET, "K3 = 7", "K3 = 8"),
     "set constant": (TARGET, '"rest"', '"rests"'),
     "effect on a table": ("acme/store.py", "TABLE['a'] = 1", "TABLE['a'] = 2"),
     "effect elsewhere": ("acme/deep.py", "def spare", "import sys\nsys.setrecursionlimit(99)\ndef spare"),
@@ -262,8 +280,8 @@ DIFFERENT = {
     "int for bool": (TARGET, "gain = 2", "gain = True"),
     "registration": (TARGET, "def unrelated", "@TABLE.setdefault\ndef unrelated"),
     "new external import": (TARGET, "import enum\n", "import enum\nimport scipy\n"),
-    "shadowed builtin": (TARGET, "K = 3", "K = 3\ndef len(x): return 0"),
-    "order of constants": (TARGET, "K = 3\nLABELS", "K = 3\nK = len(LABELS)\nLABELS"),
+    "shadowed builtin": (TARGET, "K = 3\n", "K = 3\ndef len(x): return 0\n"),
+    "order of constants": (TARGET, "K = 3\n", "K = 3\nK = len('abc')\n"),
 }
 
 

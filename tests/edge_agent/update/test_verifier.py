@@ -157,6 +157,23 @@ def test_a_manifest_longer_than_signed_is_refused(channel: ChannelSimulator) -> 
     refused(channel.request(lambda parts: parts["targets"].update({path: bytes(300_000)})), ReasonCode.SIZE, path)
 
 
+def test_a_signed_manifest_or_rollout_beyond_its_bound_is_refused(channel: ChannelSimulator) -> None:
+    channel.release("activity", bytes(256 * 1024 + 1))
+    error = refused(channel.request(), ReasonCode.SIZE)
+    assert len(error.reasons) == 2  # by what is signed, and by what is there
+    channel.release("activity", sample_manifest(marker="4"))
+    channel.sign_target("rollout", rollout_path("activity"), b" " * (16 * 1024 + 1))
+    assert "rollout/activity" in str(refused(channel.request(), ReasonCode.SIZE))
+
+
+def test_a_release_whose_digest_is_no_digest_is_refused(channel: ChannelSimulator) -> None:
+    for digest in ("sha256:short", 7):
+        custom = {**msgspec.to_builtins(channel.releases["activity", 1], enc_hook=str), "digest": digest}
+        channel.sign_target("release", release_path("activity", 1), sample_manifest(marker="1"), custom=custom)
+        with pytest.raises(UpdateRejected, match=r"malformed: release: .*at `\$.digest`"):
+            answer(channel.request())
+
+
 def test_an_altered_rollout_is_refused(channel: ChannelSimulator) -> None:
     path = rollout_path("activity")
 
@@ -253,6 +270,12 @@ def test_rollback_of_a_single_role_is_refused(channel: ChannelSimulator) -> None
     refused(channel.request(accepted=before), ReasonCode.OLDER)
     error = refused(with_floors(channel.request(), floors), ReasonCode.OLDER)
     assert {reason.where for reason in error.reasons} == {"release", "rollout"}
+
+
+def test_an_accepted_envelope_with_strange_files_does_not_disturb(channel: ChannelSimulator) -> None:
+    strange = channel.envelope(lambda parts: parts["metadata"].update({"../../evil.json": b"", "9.root.json": b"x"}))
+    channel.bump()
+    assert answer(channel.request(accepted=strange)).releases
 
 
 def test_a_foreign_accepted_envelope_does_not_count(channel: ChannelSimulator) -> None:
@@ -723,6 +746,8 @@ def test_a_damaged_enrolled_root_is_the_devices_problem(channel: ChannelSimulato
         answer(channel.request(root=b"{}"))
     with pytest.raises(StoreError, match="enrol anew"):
         answer(channel.request(root=channel.bootstrap.replace(b'"sig":"', b'"sig":"00')))
+    with pytest.raises(StoreError, match="timestamp metadata"):
+        answer(channel.request(root=channel.sign(channel.timestamp, channel.keys["timestamp"])))
 
 
 FIXED = ChannelSimulator("plant", "staging", now=1_800_000_000.0)

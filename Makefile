@@ -1,0 +1,36 @@
+# Every target works alone on a fresh Debian or Ubuntu machine with Python 3.11 or newer: it makes .venv first.
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test check lint bench clean help
+
+help:
+	@echo "make demo    three devices, three releases, one of which heals itself"
+	@echo "make test    all tests, with coverage"
+	@echo "make check   format, lint, types, import contracts, tests"
+	@echo "make bench   benchmarks"
+
+demo: .venv/publisher.installed
+	$(BIN)/publisher demo
+
+test: .venv/dev.installed
+	@sh .ci/mosquitto
+	$(PYTEST) -n auto --cov --cov-report=term
+
+check: lint test
+
+lint: .venv/dev.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev.installed
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+.venv/%.installed: pyproject.toml .ci/venv
+	sh .ci/venv $*
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
