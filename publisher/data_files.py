@@ -172,8 +172,11 @@ class Reader:
         mode = node.args[1] if len(node.args) > 1 else None
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
             inner = node.func.value
-            if ast.unparse(inner.func).rpartition(".")[2] in ("Path", "PosixPath") and len(inner.args) == 1:
-                first, mode = inner.args[0], node.args[0] if node.args else None
+            if ast.unparse(inner.func).rpartition(".")[2] not in ("Path", "PosixPath") or len(inner.args) != 1:
+                return
+            first, mode = inner.args[0], node.args[0] if node.args else None
+        elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in scope.imported:
+            return  # a method of some object, not a module's function
         value: Value = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
         if not isinstance(value, str) or not value or "://" in value or _writes(mode, node):
             return

@@ -76,7 +76,8 @@ def _compare(cls: type, definition: ast.ClassDef, tree: ast.Module, codes: _Code
         for node in definition.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    plain = not definition.decorator_list and type(cls) in (type, abc.ABCMeta)
+    made = any(ast.unparse(base).endswith(("NamedTuple", "TypedDict")) for base in definition.bases)
+    plain = not definition.decorator_list and not made and type(cls) in (type, abc.ABCMeta)
     constants = _constants(definition, cls.__name__) if plain else {}
     bound = {_mangled(name, cls.__name__) for node in definition.body for name in _bound(node)}
     found = vars(cls)

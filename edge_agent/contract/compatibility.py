@@ -69,7 +69,12 @@ def _requirements(manifest: Manifest, profile: Profile) -> Iterator[Reason]:
         except InvalidRequirement as error:
             yield Reason(code=ReasonCode.MALFORMED, message=f"requirement {text!r}: {error}")
             continue
-        if requirement.marker is not None and not requirement.marker.evaluate(dict(profile.environment)):
+        try:
+            applies = requirement.marker is None or requirement.marker.evaluate(dict(profile.environment))
+        except ValueError as error:  # a marker that parses may still compare what cannot be compared
+            yield Reason(code=ReasonCode.MALFORMED, message=f"requirement {text!r}: {error}")
+            continue
+        if not applies:
             continue
         found = profile.distributions.get(canonicalize_name(requirement.name))
         if found is None:

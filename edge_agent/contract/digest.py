@@ -15,6 +15,8 @@ __all__ = ["BlobRef", "Digest", "decode_json", "decode_msgpack", "encode_json", 
 
 T = TypeVar("T")
 _PATTERN = re.compile(r"sha256:[0-9a-f]{64}")
+# A few KB of brackets from anybody must not end the reader with a `RecursionError`.
+_TOO_DEEP = "nested too deeply"
 
 
 class Digest(str):
@@ -78,8 +80,11 @@ def encode_json(value: Any) -> bytes:
 
 
 def decode_json(data: bytes | bytearray | memoryview | str, kind: type[T]) -> T:
-    """Decode JSON into `kind`. Raises `msgspec.ValidationError` with the key path."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_decode_other)
+    """Decode JSON into `kind`. Raises `msgspec.ValidationError` with the key path, `DecodeError` if it is no JSON."""
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_decode_other)
+    except RecursionError:
+        raise msgspec.DecodeError(_TOO_DEEP) from None
 
 
 def encode_msgpack(value: Any) -> bytes:
@@ -88,5 +93,8 @@ def encode_msgpack(value: Any) -> bytes:
 
 
 def decode_msgpack(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
-    """Decode MessagePack into `kind`. Raises `msgspec.ValidationError` with the key path."""
-    return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode_other)
+    """Decode MessagePack into `kind`. Raises as `decode_json` does."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode_other)
+    except RecursionError:
+        raise msgspec.DecodeError(_TOO_DEEP) from None

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Blame(enum.Enum):
-    """Whose fault a reason is. Only `RELEASE` may quarantine (U6)."""
+    """Whose fault a reason is. `ENVIRONMENT` never quarantines (U6); an operator's no counts like evidence."""
 
     RELEASE = "release"
     ENVIRONMENT = "environment"

@@ -32,6 +32,7 @@ __all__ = [
 
 FORMAT = 1
 MANIFEST_BYTES_MAX = 256 * 1024
+FILE_NAME_BYTES_MAX = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -164,6 +165,11 @@ def parse_manifest(data: bytes) -> Manifest:
     return manifest
 
 
+def _is_file_name(name: str) -> bool:
+    """Tell whether `name` stays in the directory it is put into."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\0"} and len(name.encode()) <= FILE_NAME_BYTES_MAX
+
+
 def _faults(manifest: Manifest) -> Iterator[Reason]:
     def fault(message: str, where: str) -> Reason:
         return Reason(code=ReasonCode.MALFORMED, message=f"manifest: {message}", where=where)
@@ -182,6 +188,10 @@ def _faults(manifest: Manifest) -> Iterator[Reason]:
             yield fault(f"target {stage.target!r} is not module:Class", f"$.stages[{index}].target")
         elif stage.bundle is None and not stage.target.startswith("edge_agent.sdk."):
             yield fault(f"{stage.target} is not part of the agent and has no bundle", f"$.stages[{index}].bundle")
+        for key, model in sorted(stage.models.items()):
+            if not _is_file_name(model.name):
+                where = f"$.stages[{index}].models.{key}.name"
+                yield fault(f"file name {model.name[:80]!r} is not allowed: it must name a file, not a path", where)
     for key, columns in (("input", manifest.input.columns), ("output", manifest.output.columns)):
         if len(set(columns)) != len(columns):
             yield fault("a column is named twice", f"$.{key}.columns")

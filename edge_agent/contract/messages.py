@@ -203,9 +203,7 @@ class ChunkHeader(msgspec.Struct, frozen=True):
 
     def pack(self) -> bytes:
         """Return the 28 header bytes."""
-        return CHUNK_HEADER.pack(
-            CHUNK_MAGIC, self.encoding, 0, self.index, self.count, self.encoded_bytes, self.stream
-        )
+        return CHUNK_HEADER.pack(CHUNK_MAGIC, self.encoding, 0, self.index, self.count, self.encoded_bytes, self.stream)
 
     @classmethod
     def split(cls, message: bytes) -> tuple[ChunkHeader, memoryview]:

@@ -16,6 +16,7 @@ from edge_agent.sdk import plain
 from edge_agent.sdk.frame import Frame
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.state import undisturbed
+from edge_agent.sdk.validity import invalid_rows
 
 __all__ = ["ROWS_MAX", "SelfTestFailed", "build", "check"]
 
@@ -82,7 +83,19 @@ def _run(pipeline: Pipeline, frame: Frame) -> Frame:
     pipeline.initialize()
     with undisturbed(member for _, member in pipeline.stages):
         pipeline.reset()
-        return pipeline.run(frame)
+        result = pipeline.run(frame)
+    if pipeline.output.columns:
+        _require_valid(pipeline, result)
+    return result
+
+
+def _require_valid(pipeline: Pipeline, result: Frame) -> None:
+    """What a device would count against the release in probation does not pass its own test either."""
+    invalid, words = invalid_rows(pipeline.output, result)
+    if invalid:
+        raise SelfTestFailed(
+            f"{invalid} of {len(result)} results of {pipeline.name} are not what its output declares: {words}"
+        )
 
 
 def _listed(frame: Frame) -> list[Any]:

@@ -13,71 +13,43 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from edge_agent.contract.compatibility import Profile
-from edge_agent.contract.digest import BlobRef, Digest, encode_json
-from edge_agent.contract.errors import Blame, FieldcastError, Reason, ReasonCode, StoreError, UpdateRejected
+from edge_agent.contract.digest import Digest, encode_json
+from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
-from edge_agent.contract.verification import Request, Verified
 from edge_agent.update.admission import admit, space
-from edge_agent.update.deployment import RESTART, UNDER_WAY, Deployment, Effect, Event, EventKind, State, Write, step
-from edge_agent.update.layout import lay_out, release_root
+from edge_agent.update.deployment import (
+    RESTART,
+    RETRY_SECONDS_MAX,
+    UNDER_WAY,
+    Deployment,
+    Effect,
+    Event,
+    EventKind,
+    State,
+    Write,
+    step,
+)
+from edge_agent.update.layout import lay_out, release_root, remove_leftovers, retire
+from edge_agent.update.ports import Ports, Runtime, SlotSetup
 from edge_agent.update.store import Quarantined, Store
 
 __all__ = ["Deployer", "Ports", "Runtime", "SlotSetup"]
 
 log = logging.getLogger(__name__)
-
-
-class SlotSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What the device's configuration says about one slot, as far as updates care."""
-
-    name: str
-    channel: str
-    columns: list[str]
-    units: dict[str, str] = {}
-    tunables: dict[str, Any] = {}
-    config_digest: str = ""
-
-
-class Runtime(Protocol):
-    """What the updater asks of the runtime. Each call returns at once; answers arrive as events."""
-
-    def run(self, slot: str, key: int, root: Path, release: str) -> None:
-        """Run a committed release as the active one (again)."""
-
-    def start(self, slot: str, key: int, root: Path, release: str) -> None:
-        """Start a candidate beside the active release and load it."""
-
-    def shadow(self, slot: str, key: int) -> None:
-        """Give the candidate copies of live frames."""
-
-    def serve(self, slot: str, key: int) -> None:
-        """Let the candidate answer; keep the old worker warm."""
-
-    def keep(self, slot: str, key: int) -> None:
-        """The candidate is committed: let the old worker go."""
-
-    def abandon(self, slot: str, key: int) -> None:
-        """Drop the candidate; the old worker answers alone."""
-
-
-class Ports(msgspec.Struct, frozen=True, kw_only=True):
-    """The updater's ways into the world. `verify` and `fetch` may block: they run on the helper thread."""
-
-    verify: Callable[[Request], Verified]
-    fetch: Callable[[BlobRef, threading.Event], Path]
-    blob_path: Callable[[BlobRef], Path]
-    runtime: Runtime
-    wake: Callable[[], None]
-    changed: Callable[[], None]
+MEND_SECONDS = 30.0
 
 
 class Deployer:
-    """Every deployment on this device. `ended(deployment, now)` is told when one rolled back or reverted."""
+    """Every deployment on this device.
+
+    `fresh(channel, now)` tells whether a channel's metadata allows changes, `ended(deployment, now)` is told when a
+    deployment rolled back or reverted.
+    """
 
     def __init__(
         self,
@@ -87,10 +59,12 @@ class Deployer:
         releases: Path,
         profile: Profile,
         ports: Ports,
+        fresh: Callable[[str, float], bool],
         ended: Callable[[Deployment, float], None],
     ) -> None:
         self._slots, self._store, self._releases = slots, store, releases
-        self._profile, self._ports, self._ended = profile, ports, ended
+        self._profile, self._ports = profile, ports
+        self._fresh, self._ended = fresh, ended
         self._profile_digest = Digest.of(encode_json(profile)).hex
         self._results: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._helper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
@@ -103,10 +77,11 @@ class Deployer:
 
     def start(self, now: float) -> None:
         """Bring every slot back to where the store says it was: the committed release first, then the one under way."""
+        remove_leftovers(self._releases)
         for slot in self._slots:
             active = self._store.active(slot)
             if active is not None:
-                self._run_active(active)
+                self._perform(Effect.RESTORE, active, now)
             found = self._store.under_way(slot)
             if found is not None:
                 kind, effects = RESTART[found.state]
@@ -140,7 +115,7 @@ class Deployer:
                 deployment = self._store.deployment(key)
                 if effect is Effect.WAIT:
                     self.happen(key, Event(kind=EventKind.DUE), now)
-                elif deployment.state in UNDER_WAY:
+                elif effect is Effect.RESTORE or deployment.state in UNDER_WAY:
                     self._perform(effect, deployment, now)
         return min((due for due, _ in self._waiting.values()), default=now + 3600.0)
 
@@ -166,7 +141,7 @@ class Deployer:
         def run() -> None:
             try:
                 result: Any = work(*a)
-            except (FieldcastError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - lost in a thread, it would leave the deployment waiting for ever
                 result = error
             self._results.put((act, (*arguments, result)))
             self._ports.wake()
@@ -176,8 +151,8 @@ class Deployer:
 
     # --- the machine ---------------------------------------------------------------------------------------------
 
-    def happen(self, key: int, event: Event, now: float) -> None:
-        """Feed one event to a deployment: decide, write, then act."""
+    def happen(self, key: int, event: Event, now: float, also: Callable[[], None] | None = None) -> None:
+        """Feed one event to a deployment: decide, write, then act. `also` writes in the same transaction."""
         deployment = self._store.deployment(key)
         decided = step(deployment, event, now)
         if decided is None:
@@ -189,6 +164,8 @@ class Deployer:
             self._store.save_deployment(after, event=event.kind.value, before=deployment.state, now=now)
             for write in decided.writes:
                 restored = self._write(write, after, now) or restored
+            if also is not None:
+                also()
         log.info(
             "transition slot=%s release=%s from=%s to=%s event=%s reasons=%s",
             after.slot, after.release, deployment.state.value, after.state.value, event.kind.value,
@@ -250,6 +227,11 @@ class Deployer:
         return parse_manifest(self._store.manifest(deployment.digest))
 
     def _do_admit(self, deployment: Deployment, now: float) -> None:
+        if not self._fresh(deployment.channel, now):
+            words = f"the metadata of channel {deployment.channel} has expired: run `publisher refresh`"
+            reason = Reason(code=ReasonCode.EXPIRED, message=words, blame=Blame.ENVIRONMENT)
+            self.happen(deployment.id, Event(kind=EventKind.POSTPONED, reasons=(reason,)), now)
+            return
         setup = self._slots[deployment.slot]
         reasons = admit(
             self._manifest(deployment),
@@ -272,6 +254,10 @@ class Deployer:
             self.happen(deployment.id, Event(kind=EventKind.RESERVED), now)
 
     def _do_fetch(self, deployment: Deployment, now: float) -> None:
+        self._fetch(deployment, self._done, EventKind.FETCHED)
+
+    def _fetch(self, deployment: Deployment, act: Callable[..., None], *arguments: Any) -> None:
+        """Have every blob of a release fetched; `act(key, *arguments, result, now)` follows."""
         cancel = self._cancel[deployment.id] = threading.Event()
         blobs = list(self._manifest(deployment).blobs())
 
@@ -279,11 +265,11 @@ class Deployer:
             for ref in blobs:
                 self._ports.fetch(ref, cancel)
 
-        self.submit(self._done, (deployment.id, EventKind.FETCHED), fetch)
+        self.submit(act, (deployment.id, *arguments), fetch)
 
     def _do_lay_out(self, deployment: Deployment, now: float) -> None:
         if deployment.due > now:
-            self._waiting[deployment.id] = (deployment.due, Effect.LAY_OUT)
+            self._wait(deployment, Effect.LAY_OUT, now)
             return
         data = self._store.manifest(deployment.digest)
 
@@ -322,13 +308,41 @@ class Deployer:
 
     def _do_restore(self, deployment: Deployment, now: float) -> None:
         active = self._store.active(deployment.slot)
-        if active is not None:
-            self._run_active(active)
-        else:
+        if active is None:
             self._ports.runtime.abandon(deployment.slot, deployment.id)
+            return
+        try:
+            root = lay_out(self._releases, self._store.manifest(active.digest), self._ports.blob_path)
+            self._ports.runtime.run(active.slot, active.id, root, active.release)
+        except (UpdateRejected, StoreError, OSError) as error:
+            self._mend(active, error, now)
+        else:
+            self._note(active, (), "mended", now)
+
+    def _mend(self, active: Deployment, error: Exception, now: float) -> None:
+        """The files of a committed release are gone, damaged or cannot be written: say so, fetch them, try again."""
+        log.error("committed release cannot run slot=%s release=%s error=%s", active.slot, active.release, error)
+        reason = Reason(code=ReasonCode.ENVIRONMENT, message=f"cannot run: {error}", blame=Blame.ENVIRONMENT)
+        self._note(active, (reason,), "damaged", now)
+        self._fetch(active, self._mended)
+
+    def _mended(self, key: int, result: Any, now: float) -> None:
+        self._waiting[key] = (now + MEND_SECONDS, Effect.RESTORE)
+
+    def _note(self, active: Deployment, reasons: tuple[Reason, ...], event: str, now: float) -> None:
+        """Write down why a committed release does not run, or that it does again."""
+        if active.reasons != reasons:
+            noted = msgspec.structs.replace(active, reasons=reasons)
+            with self._store.transaction():
+                self._store.save_deployment(noted, event=event, before=active.state, now=now)
+            self._ports.changed()
 
     def _do_wait(self, deployment: Deployment, now: float) -> None:
-        self._waiting[deployment.id] = (deployment.due, Effect.WAIT)
+        self._wait(deployment, Effect.WAIT, now)
+
+    def _wait(self, deployment: Deployment, effect: Effect, now: float) -> None:
+        """Go on when the deployment is due, and no later than the longest wait: the clock may have been set back."""
+        self._waiting[deployment.id] = (min(deployment.due, now + RETRY_SECONDS_MAX), effect)
 
     def _do_collect(self, deployment: Deployment, now: float) -> None:
         """Remove the laid-out files of releases that nothing refers to; blobs stay for the next update."""
@@ -338,12 +352,5 @@ class Deployer:
             kept |= {one.digest.hex for one in (active, under_way) if one is not None}
             if active is not None and (previous := self._store.previous(slot, active)) is not None:
                 kept.add(previous.digest.hex)
-        if self._releases.is_dir():
-            for path in self._releases.iterdir():
-                if path.name not in kept and not path.name.startswith("."):
-                    self._helper.submit(shutil.rmtree, path, ignore_errors=True)
-
-    def _run_active(self, active: Deployment) -> None:
-        data = self._store.manifest(active.digest)
-        root = lay_out(self._releases, data, self._ports.blob_path)
-        self._ports.runtime.run(active.slot, active.id, root, active.release)
+        for path in retire(self._releases, kept):
+            self._helper.submit(shutil.rmtree, path, ignore_errors=True)

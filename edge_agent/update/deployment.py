@@ -19,6 +19,7 @@ __all__ = [
     "ATTEMPTS_MAX",
     "ENDED",
     "RESTART",
+    "RETRY_SECONDS_MAX",
     "TRANSITIONS",
     "UNDER_WAY",
     "Deployment",
@@ -126,6 +127,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(S.ANNOUNCED, E.OPERATOR,     S.ROLLED_BACK,  (W.QUARANTINE,),                (F.COLLECT,)),
 
     Row(S.ADMITTED,  E.RESERVED,     S.FETCHING,     (),                             (F.FETCH,)),
+    Row(S.ADMITTED,  E.REFUSED,      S.REJECTED,     (),                             (F.COLLECT,)),
     Row(S.ADMITTED,  E.POSTPONED,    S.DEFERRED,     (),                             (F.WAIT,)),
     Row(S.ADMITTED,  E.WITHDRAWN,    S.SUPERSEDED,   (),                             (F.COLLECT,)),
     Row(S.ADMITTED,  E.OPERATOR,     S.ROLLED_BACK,  (W.QUARANTINE,),                (F.COLLECT,)),
@@ -150,6 +152,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(S.STARTING,  E.LOADED,       S.SHADOW,       (),                             (F.SHADOW,)),
     Row(S.STARTING,  E.LOADED_ALONE, S.LIVE,         (),                             (F.SERVE,)),
     Row(S.STARTING,  E.FAILED,       S.ROLLED_BACK,  (W.QUARANTINE,),                (F.ABANDON, F.COLLECT)),
+    Row(S.STARTING,  E.REFUSED,      S.REJECTED,     (W.REFUND_ATTEMPT,),            (F.ABANDON, F.COLLECT)),
     Row(S.STARTING,  E.POSTPONED,    S.DEFERRED,     (W.REFUND_ATTEMPT,),            (F.ABANDON, F.WAIT)),
     Row(S.STARTING,  E.CRASHED,      S.STAGED,       (),                             (F.LAY_OUT,)),
     Row(S.STARTING,  E.STOPPED,      S.STAGED,       (W.REFUND_ATTEMPT,),            ()),
@@ -276,7 +279,12 @@ def _attempts(deployment: Deployment, writes: tuple[Write, ...]) -> int:
 def _due(deployment: Deployment, event: Event, now: float) -> float:
     """Return when to go on: doubling waits after postponements and after crashes, else at once."""
     if event.kind is EventKind.POSTPONED:
-        return now + min(RETRY_SECONDS * 2.0**deployment.postponements, RETRY_SECONDS_MAX)
+        return now + _back_off(deployment.postponements)
     if event.kind is EventKind.CRASHED:
-        return now + min(RETRY_SECONDS * 2.0 ** max(0, deployment.attempts - 1), RETRY_SECONDS_MAX)
+        return now + _back_off(deployment.attempts - 1)
     return 0.0
+
+
+def _back_off(tries: int) -> float:
+    """Return the wait after `tries` earlier ones in seconds: doubling, bounded (weeks offline overflow a float)."""
+    return min(RETRY_SECONDS * 2.0 ** min(max(tries, 0), 32), RETRY_SECONDS_MAX)

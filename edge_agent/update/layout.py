@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.digest import BlobRef, Digest
-from edge_agent.contract.errors import ReasonCode, StoreError, UpdateRejected
+from edge_agent.contract.errors import Blame, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 
-__all__ = ["lay_out", "release_root"]
+__all__ = ["lay_out", "release_root", "remove_leftovers", "retire"]
 
 BlobPath = Callable[[BlobRef], Path]
 
@@ -49,6 +49,7 @@ def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath) -> Path:
         _fill(building, manifest, blob_path)
         (building / "manifest.json").write_bytes(manifest_bytes)
         _make_durable(building)
+        shutil.rmtree(root, ignore_errors=True)  # without its manifest it is half a release, whoever left it
         building.rename(root)
         _sync_directory(releases)
     except OSError as error:
@@ -60,35 +61,50 @@ def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath) -> Path:
     return root
 
 
+def retire(releases: Path, kept: Collection[str]) -> list[Path]:
+    """Take every release whose manifest hex is not in `kept` out of its place; return what is to be deleted.
+
+    A power cut in the middle of a deletion must not leave what looks like a release.
+    """
+    if not releases.is_dir():
+        return []
+    doomed = [path for path in releases.iterdir() if path.name not in kept and not path.name.startswith(".")]
+    return [path.rename(path.with_name(f".{path.name}.old")) for path in doomed]
+
+
+def remove_leftovers(releases: Path) -> None:
+    """Remove what a power cut left half built or half deleted. Nothing else may be at work below `releases`."""
+    for path in releases.glob(".*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _fill(building: Path, manifest: Manifest, blob_path: BlobPath) -> None:
     for stage in manifest.stages:
         if stage.bundle is not None:
             _unpack(building / "bundles" / stage.bundle.digest.hex, stage.bundle, stage.target, blob_path)
         for model in stage.models.values():
-            _place(building / "files" / model.blob.digest.hex / model.name, model.blob, blob_path, root=building)
+            _place(building / "files" / model.blob.digest.hex / model.name, model.blob, blob_path)
         if stage.state is not None:
-            _place(building / "blobs" / stage.state.digest.hex, stage.state, blob_path, root=building)
+            _place(building / "blobs" / stage.state.digest.hex, stage.state, blob_path)
     if manifest.self_test is not None:
-        _place(building / "blobs" / manifest.self_test.digest.hex, manifest.self_test, blob_path, root=building)
+        _place(building / "blobs" / manifest.self_test.digest.hex, manifest.self_test, blob_path)
 
 
 def _unpack(directory: Path, ref: BlobRef, target: str, blob_path: BlobPath) -> None:
-    if directory.exists():
-        return
     bundle = read_bundle(_verified(ref, blob_path))
     if bundle.target != target:
         raise UpdateRejected.one(
             ReasonCode.CONTENT, f"bundle {ref.digest.short} carries {bundle.target}, the manifest names {target}"
         )
+    if directory.exists():
+        return
     for name, data in bundle.members.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
 
-def _place(path: Path, ref: BlobRef, blob_path: BlobPath, *, root: Path) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise UpdateRejected.one(ReasonCode.MALFORMED, f"file name {path.name!r} leaves the release's directory")
+def _place(path: Path, ref: BlobRef, blob_path: BlobPath) -> None:
     if path.exists():
         return
     _verified(ref, blob_path)
@@ -102,7 +118,9 @@ def _place(path: Path, ref: BlobRef, blob_path: BlobPath, *, root: Path) -> None
 def _verified(ref: BlobRef, blob_path: BlobPath) -> bytes:
     data = blob_path(ref).read_bytes()
     if not ref.matches(data):
-        raise UpdateRejected.one(ReasonCode.CONTENT, f"stored blob {ref.digest} is not what its digest says")
+        # The disk's fault, not the release's: it was right when it was fetched, and will be when fetched again.
+        words = f"stored blob {ref.digest} is not what its digest says"
+        raise UpdateRejected.one(ReasonCode.CONTENT, words, blame=Blame.ENVIRONMENT)
     return data
 
 

@@ -50,7 +50,13 @@ class Updater:
         self._verifying: dict[str, bytes] = {}
         self._again: dict[str, tuple[float, bytes]] = {}
         self._deployer = Deployer(
-            slots=slots, store=store, releases=releases, profile=profile, ports=ports, ended=self._ended
+            slots=slots,
+            store=store,
+            releases=releases,
+            profile=profile,
+            ports=ports,
+            fresh=self._fresh,
+            ended=self._ended,
         )
         self.happen = self._deployer.happen
         self.stopped_serving = self._deployer.stopped_serving
@@ -69,6 +75,7 @@ class Updater:
         """Do what is due; return when to be called again at the latest (seconds UTC)."""
         for channel, (due, envelope) in list(self._again.items()):
             if due <= now:
+                del self._again[channel]
                 self.announced(channel, envelope, now)
         self._take_requests(now)
         return min([self._deployer.tick(now), *(due for due, _ in self._again.values())])
@@ -95,10 +102,17 @@ class Updater:
             accepted=trust.envelope if trust is not None else None,
             floors=[Floor(role=role, keyset=keyset, version=v) for role, keyset, v in self._store.floors(channel)],
         )
-        self._deployer.submit(self._verified, (channel, envelope), self._ports.verify, request)
+        self._deployer.submit(self._verified, (channel, request), self._ports.verify, request)
 
-    def _verified(self, channel: str, envelope: bytes, result: Verified | Exception, now: float) -> None:
-        self._verifying.pop(channel, None)
+    def _verified(self, channel: str, request: Request, result: Verified | Exception, now: float) -> None:
+        envelope = request.envelope
+        if self._verifying.get(channel) == envelope:
+            del self._verifying[channel]
+        trust = self._store.trust(channel)
+        if trust is not None and trust.envelope != request.accepted:
+            # Another envelope was accepted meanwhile, and this one was not compared with it: it may be older (T5).
+            self.announced(channel, envelope, now)
+            return
         if isinstance(result, Exception):
             self.refuse(channel, envelope, result, now)
             return
@@ -136,10 +150,8 @@ class Updater:
 
     def _evaluate(self, channel: str, now: float) -> None:
         trust = self._store.trust(channel)
-        if trust is None:
+        if trust is None or not self._fresh(channel, now):
             return
-        if max(now, self._store.fact("clock")) > trust.expires:
-            return  # T6: expiry blocks changes, nothing else
         known = decode_json(trust.verified, _Known)
         for setup in self._slots.values():
             if setup.channel == channel:
@@ -152,6 +164,11 @@ class Updater:
                     quarantined={one.digest for one in self._deployer.quarantined(setup.name)},
                 )
                 self._head_for(setup, wanted, now)
+
+    def _fresh(self, channel: str, now: float) -> bool:
+        """Tell whether the accepted metadata has not expired; expiry blocks changes, nothing else (T6)."""
+        trust = self._store.trust(channel)
+        return trust is not None and max(now, self._store.fact("clock")) <= trust.expires
 
     def _head_for(self, setup: SlotSetup, wanted: Wanted, now: float) -> None:
         under_way = self._store.under_way(setup.name)
@@ -196,22 +213,27 @@ class Updater:
     def _take_requests(self, now: float) -> None:
         """Answer what operators asked of the running agent (`edge-agent release rollback`)."""
         for number, kind, slot in self._store.requests():
-            answer = self._rollback(slot, now) if kind == "rollback" else f"unknown request {kind!r}"
-            with self._store.transaction():
-                self._store.answer(number, answer)
+            answer = self._rollback(number, slot, now) if kind == "rollback" else f"unknown request {kind!r}"
+            if answer is not None:
+                with self._store.transaction():
+                    self._store.answer(number, answer)
 
-    def _rollback(self, slot: str, now: float) -> str:
+    def _rollback(self, number: int, slot: str, now: float) -> str | None:
+        """Return why not, or None when it is done and answered."""
         if slot not in self._slots:
             return f"refused: no slot {slot!r} in the configuration"
         target = self._store.under_way(slot) or self._store.active(slot)
         if target is None:
             return f"refused: nothing runs on {slot}"
-        if target.state is State.COMMITTED and self._store.previous(slot, target) is None:
+        back = self._store.active(slot) if target.state is not State.COMMITTED else self._store.previous(slot, target)
+        if target.state is State.COMMITTED and back is None:
             return f"refused: {target.release} has no earlier committed release on this device"
+        words = f"{target.release} rolled back; {back.release if back is not None else 'nothing'} runs"
         reason = Reason(code=ReasonCode.OPERATOR, message="rolled back on the device", blame=Blame.OPERATOR)
-        self.happen(target.id, Event(kind=EventKind.OPERATOR, reasons=(reason,)), now)
-        active = self._store.active(slot)
-        return f"{target.release} rolled back; {active.release if active is not None else 'nothing'} runs"
+        event = Event(kind=EventKind.OPERATOR, reasons=(reason,))
+        # Answered in the same transaction: after a power cut it must not be taken for a second request.
+        self.happen(target.id, event, now, also=lambda: self._store.answer(number, words))
+        return None
 
 
 class _Known(msgspec.Struct):

@@ -103,9 +103,6 @@ def _check_header(request: Request, envelope: Envelope) -> None:
             f"this topic is channel {request.channel!r} of fleet {request.fleet!r}: publish it where it belongs",
             "$.channel",
         )
-    for name in envelope.metadata:
-        if not _NAME.fullmatch(name):
-            raise refusal(ReasonCode.MALFORMED, f"metadata file {name[:80]!r} has no place here", "$.metadata")
 
 
 def _check_first_root(request: Request, envelope: Envelope) -> None:
@@ -132,10 +129,9 @@ def _accepted(request: Request) -> Envelope | None:
     if request.accepted is None:
         return None
     try:
-        accepted = open_envelope(request.accepted)
+        return open_envelope(request.accepted)
     except UpdateRejected:
         return None
-    return accepted if (accepted.fleet, accepted.channel) == (request.fleet, request.channel) else None
 
 
 def _seed(directory: Path, accepted: Envelope) -> None:

@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[str, int, str]] = {
     "shadow": ("import colorsys\n", 1, "hides"),
     "cwd": ("x = open('table.csv').read()\n", 1, "working directory"),
     "cwd by Path": ("from pathlib import Path\nx = Path('t.csv').read_text()\n", 2, "working directory"),
-    "cwd by numpy": ("def p(np):\n    return np.load('w.npy')\n", 2, "working directory"),
+    "cwd by numpy": ("import numpy as np\nx = np.load('w.npy')\n", 2, "working directory"),
     "computed data": (
         "from pathlib import Path\ndef p(n):\n    return (Path(__file__).parent / n).read_text()\n",
         3,
@@ -342,7 +342,7 @@ READ: dict[str, str] = {
     "constant elsewhere": "from .place import HERE\nopen(HERE / 'd' / 'x.csv')",
     "constant of a module": "from . import place\nopen(place.HERE / 'd' / 'x.csv')",
     "function elsewhere": "from .place import here\nopen(here() / 'd' / 'x.csv')",
-    "class attribute": "class F:\n    D = Path(__file__).parent / 'd'\n    def p(self):\n        return open(self.D / 'x.csv')",
+    "class attribute": "class F:\n    D = Path(__file__).parent / 'd'\n    def p(self): return open(self.D / 'x.csv')",
     "local": "def p():\n    here = Path(__file__).parent\n    return open(here / 'd' / 'x.csv')",
     "files": "importlib.resources.files('acme').joinpath('d/x.csv').read_text()",
     "files of package": "(resources.files(__package__) / 'd' / 'x.csv').read_text()",
@@ -352,12 +352,18 @@ READ: dict[str, str] = {
     "get_data": "import pkgutil\npkgutil.get_data('acme', 'd/x.csv')",
     "glob": "list((Path(__file__).parent / 'd').glob('*.csv'))",
     "declared": "class F:\n    data = ['d/x.csv']",
-    "declared folder": "class F:\n    data = ['d']\n    def p(self, n):\n        return open(Path(__file__).parent / n)",
+    "declared folder": "class F:\n    data = ['d']\n    def p(self, n): return open(Path(__file__).parent / n)",
     "declared pattern": "class F:\n    data: list[str] = ['d/*.csv']",
     "declared from the root": "class F:\n    data = ('acme/d/x.csv',)",
     "declared on a base": "from .place import Base\nclass F(Base):\n    pass",
 }
-PLACE = "from pathlib import Path\nHERE = Path(__file__).parent\ndef here():\n    return HERE\nclass Base:\n    data = ['d']\n"
+PLACE = """from pathlib import Path
+HERE = Path(__file__).parent
+def here():
+    return HERE
+class Base:
+    data = ['d']
+"""
 
 
 @pytest.mark.parametrize("name", READ)
@@ -377,6 +383,8 @@ NO_DATA = {
     "own source": "open(__file__).read()",
     "named": "print(f'{__file__}: hello')",
     "device file": "open('/etc/hostname').read()",
+    "written through a name": "p = Path(__file__).parent / 'out'\nwith p.open('w') as f:\n    f.write('x')",
+    "another object's method": "def p(store):\n    return store.load('weights')",
     "parameter": "def p(path):\n    return open(path).read()",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 import subprocess
@@ -432,6 +433,94 @@ def test_live_class_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "live_one.py").write_text(SMALL)
     module = load(tmp_path / "live_one.py", "live_one", monkeypatch)
     assert fingerprint(module.F) == fingerprint(f"{tmp_path / 'live_one.py'}:F")
+
+
+UNUSUAL = '''import abc, enum, functools, dataclasses
+from typing import Generic, TypeVar, NamedTuple
+from edge_agent import Filter
+T = TypeVar("T")
+def deco(f):
+    @functools.wraps(f)
+    def g(*a): return f(*a)
+    return g
+class A(Filter):
+    __hidden = 3
+    _x: int = -4
+    n = [1, (2, {"a": 3.0})]
+    def __init__(self, a=1): super().__init__(a=a)
+    def __priv(self): return 1
+    @property
+    def p(self): return 1
+    @p.setter
+    def p(self, v): pass
+    @functools.cached_property
+    def cp(self): return 1
+    @functools.lru_cache
+    def lc(self): return 1
+    @deco
+    def d(self): return 1
+    @staticmethod
+    def s(): return 1
+    @classmethod
+    def c(cls): return [i for i in (lambda: (1,2))()]
+    alias = d
+    lam = lambda self: 1
+    if True:
+        def cond(self): return 1
+    def predict(self, x):
+        """doc"""
+        def inner(): return __class__
+        return x
+    async def ap(self): yield 1
+class C(abc.ABC, Generic[T]):
+    @abc.abstractmethod
+    def m(self): ...
+class E(enum.Enum):
+    X = 1
+    def f(self): return 1
+class N(NamedTuple):
+    a: int = 1
+    def f(self): return 1
+@dataclasses.dataclass
+class D:
+    a: int = 1
+    b: list = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(frozen=True, slots=True)
+class DS:
+    a: int = 1
+    def f(self): return self.a
+class Sl:
+    __slots__ = ("q",)
+    def __init__(self): self.q = 1
+class Ex(Exception):
+    code = 3
+    def __str__(self): return "x"
+class Outer:
+    class Inner:
+        z = 1
+        def f(self): return 2
+A.extra = lambda self: 1
+setattr(A, "more", 3)
+@functools.total_ordering
+class TO:
+    def __eq__(self, o): return True
+    def __lt__(self, o): return True
+def make(k):
+    class M(Filter):
+        def predict(self, x): return x * k
+    return M
+M3 = make(3)
+Dyn = type("Dyn", (Filter,), {"predict": lambda self, x: x})
+'''
+
+
+def test_unusual_live_classes_are_not_taken_for_patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "live_unusual.py").write_text(UNUSUAL)
+    module = load(tmp_path / "live_unusual.py", "live_unusual", monkeypatch)
+    names = ["A", "C", "E", "N", "D", "DS", "Sl", "Ex", "Outer.Inner", "TO", "M3", "Dyn"]
+    for name in names:
+        live = operator.attrgetter(name)(module)
+        assert fingerprint(live) == fingerprint(f"{tmp_path / 'live_unusual.py'}:{name}")
 
 
 PATCHES = {

@@ -79,10 +79,15 @@ def desk(template: Path, tmp_path: Path) -> Desk:
     return Desk(tmp_path / "desk")
 
 
-@pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the same verifier code without a process of its own: for tests that publish very often."""
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the very verifier code without a process of its own, 0.3 s each; `by_process` tests run it as in earnest."""
     monkeypatch.setattr(repository, "verify", answer)
+
+
+@pytest.fixture
+def by_process(in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "verify", verification.verify)
 
 
 # --- create ----------------------------------------------------------------------------------------------------------
@@ -167,6 +172,7 @@ def test_an_unknown_channel_is_one_clear_line(desk: Desk) -> None:
 # --- publish ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("by_process")
 def test_what_is_published_is_what_devices_accept(desk: Desk) -> None:
     before = desk.channel.envelope()
     published = desk.publish("3", tag="v3", message="späß\n🌱", commit="def", signer="bob")
@@ -246,7 +252,6 @@ def test_a_refresh_cannot_hide_that_another_role_expired(desk: Desk) -> None:
     assert caught.value.reasons[0].code is ReasonCode.EXPIRED
 
 
-@pytest.mark.usefixtures("light")
 def test_the_last_releases_stay_listed_and_the_chosen_ones_always(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert roles.RELEASES_LISTED == 50
     monkeypatch.setattr(roles, "RELEASES_LISTED", 3)
@@ -315,6 +320,7 @@ def test_a_key_that_is_not_in_force_is_refused(desk: Desk, tmp_path: Path) -> No
     assert desk.files() == files
 
 
+@pytest.mark.usefixtures("by_process")
 def test_what_a_device_would_refuse_is_not_committed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     before = desk.channel.envelope()
     monkeypatch.setattr(repository, "Rollout", lambda **fields: Rollout(**{**fields, "stable": 9}))
@@ -329,6 +335,7 @@ def test_a_workstation_without_the_pinned_root_does_not_sign(desk: Desk) -> None
         desk.publish("3")
 
 
+@pytest.mark.usefixtures("by_process")
 def test_a_verifier_that_fails_is_not_a_yes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     before = desk.channel.envelope()
     monkeypatch.setattr(verification, "verifier_command", lambda *_: ["false"])
@@ -378,6 +385,7 @@ def test_a_planted_channel_that_names_our_key_gets_no_signature(desk: Desk) -> N
     assert desk.channel._shelf.numbers() == [attacker.timestamp.version]
 
 
+@pytest.mark.usefixtures("by_process")
 def test_a_planted_release_list_gets_no_signature(desk: Desk) -> None:
     """The attacker keeps our roots and writes everything below anew, with keys of their own."""
     attacker = ChannelSimulator("plant", "staging")
@@ -428,7 +436,6 @@ def test_an_unlisted_manifest_is_refused(desk: Desk) -> None:
 # --- two publishers, and one that is killed --------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("light")
 def test_of_two_concurrent_publishes_one_gets_conflict_and_nothing_of_it_is_visible(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,7 +475,6 @@ class _Killed(BaseException):
     """Ends a publisher where it stands, as SIGKILL would: no handler of ours runs."""
 
 
-@pytest.mark.usefixtures("light")
 def test_a_publisher_killed_before_any_write_leaves_the_channel_as_it_was(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,7 +528,8 @@ def test_a_publisher_killed_at_a_random_moment_leaves_a_channel_that_works(desk:
     for _ in range(3):
         number = max(desk.channel._shelf.numbers())
         command = [sys.executable, "-c", PUBLISH_FOR_EVER, str(desk.directory), PASS]
-        with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(desk.directory)}
+        with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
             deadline = time.monotonic() + 30
             while max(desk.channel._shelf.numbers()) == number and time.monotonic() < deadline:
                 time.sleep(0.005)

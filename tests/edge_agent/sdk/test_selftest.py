@@ -124,17 +124,26 @@ class Odd(Filter):
         return [[self.cell] for _ in x]
 
 
+def test_a_result_that_the_output_does_not_declare_fails_here_and_there():
+    narrow = Output(["total"], range={"total": (0, 100)})
+    with pytest.raises(selftest.SelfTestFailed, match=r"of p are not what its output declares: total = "):
+        selftest.build(Pipeline("p", [Window(4), Total()], input=Input(["a", "b"]), output=narrow), ROWS)
+    data = selftest.build(build(), ROWS)
+    with pytest.raises(selftest.SelfTestFailed, match="total"):
+        selftest.check(Pipeline("p", [Window(4), Total()], input=Input(["a", "b"]), output=narrow), data)
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "fine"),
     [
-        (float("nan"), float("nan"), True),
-        (float("nan"), 1.0, False),
+        ([float("nan")], [float("nan")], True),
+        ([float("nan")], [1.0], False),
         (True, True, True),
         ([1, [2.0]], [1, [2.00001]], True),
         ([1, 2], [1], False),
         ({"a": 1.0}, {"a": 1.00001}, True),
         ({"a": 1.0}, {"b": 1.0}, False),
-        (None, None, True),
+        ([None], [None], True),
         ("1", 1, False),
     ],
 )

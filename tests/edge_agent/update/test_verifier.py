@@ -239,6 +239,13 @@ def test_rollback_is_refused_by_the_floors_when_the_accepted_envelope_is(channel
     assert {reason.where for reason in error.reasons} == {"timestamp", "snapshot", "release", "rollout"}
 
 
+@pytest.mark.parametrize("kind", ["lost", "empty", "truncated", "garbage"])
+def test_a_newer_envelope_is_accepted_even_if_the_accepted_one_is(channel: ChannelSimulator, kind: str) -> None:
+    accepted, floors = _accepted_bytes(kind, channel.envelope()), answer(channel.request()).floors
+    channel.release("activity", sample_manifest(marker="3"))
+    assert len(answer(with_floors(channel.request(accepted=accepted), floors)).releases) == 3
+
+
 def test_rollback_is_refused_after_an_accepted_envelope_with_emptied_files(channel: ChannelSimulator) -> None:
     """The trap that TUF's own cache falls into: an emptied timestamp and snapshot let older metadata in."""
     old = channel.envelope()
@@ -408,6 +415,9 @@ def test_mix_and_match_an_old_manifest_under_the_candidates_path_is_refused(chan
 def test_wrong_channel_by_its_header_is_refused(channel: ChannelSimulator) -> None:
     refused(channel.request(channel="production"), ReasonCode.WRONG_CHANNEL, "'staging'", "'production'")
     refused(channel.request(fleet="other"), ReasonCode.WRONG_CHANNEL, "'plant'", "'other'")
+    for header in ({"channel": "production"}, {"fleet": "other"}):
+        request = channel.request(lambda parts, header=header: parts.update(header))
+        refused(request, ReasonCode.WRONG_CHANNEL, "publish it where it belongs")
 
 
 @pytest.mark.parametrize(("fleet", "name"), [("plant", "production"), ("other", "staging")])
@@ -488,15 +498,16 @@ def test_revoked_key_a_release_list_signed_by_it_is_refused(channel: ChannelSimu
     refused(channel.request(), ReasonCode.SIGNATURE, "release")
 
 
+@pytest.mark.parametrize("rotated", [("timestamp", "snapshot"), ("root", "timestamp", "snapshot")], ids="+".join)
 @pytest.mark.parametrize("accepted", [True, False], ids=["accepted kept", "accepted lost"])
 def test_revoked_key_the_chain_before_its_revocation_cannot_come_back(
-    channel: ChannelSimulator, accepted: bool
+    channel: ChannelSimulator, accepted: bool, rotated: tuple[str, ...]
 ) -> None:
     """With the old root the stolen online keys would be in force again, at any version they like."""
     before = ChannelSimulator.__new__(ChannelSimulator)
     before.__dict__ = {**channel.__dict__, "roots": list(channel.roots), "keys": dict(channel.keys)}
     floors = answer(channel.request()).floors
-    channel.rotate("timestamp", "snapshot")
+    channel.rotate(*rotated)
     floors = [*floors, *answer(channel.request()).floors]
     newest = channel.envelope()
     before.snapshot.version += 1000

@@ -1,0 +1,206 @@
+"""The documents say what the code says: generated tables are fresh, links lead somewhere, named tests exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import pytest
+
+from edge_agent.contract import archive, manifest, messages
+from edge_agent.contract.digest import BlobRef
+from edge_agent.contract.errors import Blame, Reason, ReasonCode
+from edge_agent.contract.verification import Floor, Reply, Request
+from edge_agent.runtime import wire
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+OTHERS = ("CHANGELOG.md", "README.md", "firmware_images/README.md", "systemd/README.md", "examples/activity/README.md")
+PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / name for name in OTHERS if (ROOT / name).is_file())])
+RECORDS = sorted((DOCS / "adr").glob("[0-9]*.md"))
+TESTS = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def prose(text: str) -> str:
+    """Return the text without code blocks and code spans, where brackets are no links."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    found = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+def tests_in(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def unknown_tests(text: str) -> list[str]:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    return [f"{file}::{test}" for file, test in named if file not in TESTS or test not in tests_in(TESTS[file])]
+
+
+# --- generated ---------------------------------------------------------------------------------------------------------
+
+
+def diagrams() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_diagrams", DOCS / "make_diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_state_diagram_is_that_of_the_tables() -> None:
+    made = diagrams()
+    assert made.TARGET.read_text(encoding="utf-8") == made.render(), "stale: run python docs/make_diagrams.py"
+
+
+def test_a_changed_table_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = diagrams()
+    monkeypatch.setattr(made, "TRANSITIONS", made.TRANSITIONS[1:])
+    assert made.TARGET.read_text(encoding="utf-8") != made.render()
+
+
+# --- links -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_between_documents_resolve(page: Path) -> None:
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_broken_links_would_be_noticed() -> None:
+    text = "[a](GLOSSARY.md) [b](GONE.md) [c](FORMAT.md#7-chunks) [d](FORMAT.md#gone) [e](https://example.org) `[f](X.md)`"
+    assert broken_links(DOCS / "page.md", text) == ["GONE.md", "FORMAT.md#gone"]
+
+
+# --- tests named in documents --------------------------------------------------------------------------------------------
+
+
+def test_names_of_test_files_are_unique_where_documents_use_them() -> None:
+    named = {file for page in PAGES for file in re.findall(r"`(test_\w+\.py)::", page.read_text(encoding="utf-8"))}
+    doubled = [file for file in named if len(list((ROOT / "tests").rglob(file))) > 1]
+    assert doubled == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_named_exists(page: Path) -> None:
+    assert unknown_tests(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_threats_name_a_test_in_every_row_of_what_is_refused() -> None:
+    text = (DOCS / "THREATS.md").read_text(encoding="utf-8")
+    refused = text.partition("## What is refused today")[2].partition("## What is not covered yet")[0]
+    rows = [line for line in refused.splitlines() if line.startswith("| ") and not line.startswith(("| attack", "| ---"))]
+    assert len(rows) > 20
+    assert [row for row in rows if "::test_" not in row] == []
+
+
+def test_a_test_that_does_not_exist_would_be_noticed() -> None:
+    text = "`test_docs.py::test_every_test_named_exists` `test_docs.py::test_gone` `test_gone.py::test_x`"
+    assert unknown_tests(text) == ["test_docs.py::test_gone", "test_gone.py::test_x"]
+
+
+# --- formats -------------------------------------------------------------------------------------------------------------
+
+STRUCTS = (
+    BlobRef,
+    Floor,
+    Reason,
+    Reply,
+    Request,
+    manifest.HealthPolicy,
+    manifest.InputSpec,
+    manifest.Manifest,
+    manifest.ModelRef,
+    manifest.OutputSpec,
+    manifest.Stage,
+    messages.Envelope,
+    messages.OutputMessage,
+    messages.ReleaseInfo,
+    messages.Report,
+    messages.Rollout,
+    messages.SlotReport,
+    wire.Failure,
+    wire.Load,
+    wire.Loaded,
+    wire.Ready,
+)
+
+
+def spans(text: str) -> set[str]:
+    return {word for span in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", span)}
+
+
+@pytest.mark.parametrize("kind", STRUCTS, ids=lambda kind: kind.__name__)
+def test_the_format_names_every_field(kind: type[msgspec.Struct]) -> None:
+    known = spans((DOCS / "FORMAT.md").read_text(encoding="utf-8"))
+    assert [name for name in kind.__struct_fields__ if name not in known] == []
+
+
+def test_the_format_names_every_code_and_kind() -> None:
+    known = spans((DOCS / "FORMAT.md").read_text(encoding="utf-8"))
+    values = [one.value for one in (*ReasonCode, *Blame)] + [one.name for one in wire.Kind]
+    assert [value for value in values if value not in known] == []
+
+
+def test_the_format_gives_the_sizes_of_the_code() -> None:
+    text = (DOCS / "FORMAT.md").read_text(encoding="utf-8")
+    sizes = {
+        "bundle": f"{archive.ARCHIVE_BYTES_MAX:,} bytes",
+        "members": f"{archive.MEMBERS_MAX:,} members",
+        "path": f"over {archive.PATH_BYTES_MAX} bytes",
+        "manifest": f"{manifest.MANIFEST_BYTES_MAX:,} bytes",
+        "envelope": f"{messages.ENVELOPE_BYTES_MAX:,} bytes",
+        "chunk": f"pieces of {messages.CHUNK_BYTES:,} bytes",
+        "chunk header": f"header of {messages.CHUNK_HEADER.size} bytes, big-endian",
+        "wire header": f"header of {wire.HEADER.size} bytes, little-endian",
+        "inline": f"{wire.INLINE_BYTES:,} bytes travels in a memfd",
+        "report type": messages.REPORT_TYPE,
+    }
+    assert [name for name, words in sizes.items() if words not in text] == []
+
+
+def test_the_defaults_of_the_health_policy_are_the_codes() -> None:
+    text = " ".join((DOCS / "FORMAT.md").read_text(encoding="utf-8").split())
+    policy = msgspec.structs.asdict(manifest.HealthPolicy())
+    assert [name for name, value in policy.items() if f"`{name}` {value:g}" not in text] == []
+
+
+# --- decision records ----------------------------------------------------------------------------------------------------
+
+
+def test_records_are_numbered_without_gaps_and_listed() -> None:
+    assert [int(path.name[:4]) for path in RECORDS] == list(range(1, len(RECORDS) + 1))
+    index = (DOCS / "adr" / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in RECORDS if f"({path.name})" not in index] == []
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)
+def test_a_record_says_why_what_and_what_follows(record: Path) -> None:
+    headings = re.findall(r"^## (.+)$", record.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings == ["Context", "Decision", "Consequences"]
