@@ -53,6 +53,7 @@ REPORT_SECONDS = 30.0
 FETCH_SECONDS = 600.0
 REPORT_SECONDS_MIN = 0.2
 LOOP_SECONDS_MAX = 1.0
+STORE_RETRY_SECONDS = 5.0
 # Samples counted here start at boot counter x 2^32: above every earlier run, and exact in a JavaScript number.
 BOOT_BITS = 32
 DATABASE = "agent.db"
@@ -103,6 +104,7 @@ class Agent:
         self._session = os.urandom(8).hex()
         self._boot, self._counter = self._count_boot(), 0
         self._report_due = self._reported = 0.0
+        self._trouble = ""
         self._rates = telemetry.Rates()
         self._status = b"{}"
         self._systemd = telemetry.Systemd()
@@ -224,7 +226,7 @@ class Agent:
 
     def _turn(self) -> None:
         now = time.time()
-        due = self._updater.tick(now)
+        due = self._tick(now)
         self._report_if_due(now)
         if self._supervisor.failure is not None:
             raise StoreError(f"the data path stopped: {self._supervisor.failure!r}")
@@ -236,11 +238,34 @@ class Agent:
         try:
             work = self._work.get(timeout=wait)
             while True:
-                work(time.time())
+                self._do(work)
                 work = self._work.get_nowait()
         except queue.Empty:
             pass
         self._refresh_status(time.time())
+
+    def _tick(self, now: float) -> float:
+        try:
+            return self._updater.tick(now)
+        except StoreError as error:
+            self._note_trouble(error)
+            return now + STORE_RETRY_SECONDS
+
+    def _note_trouble(self, error: StoreError) -> None:
+        if str(error) != self._trouble:
+            log.error("not written, tried again every %.0f s reason=%s", STORE_RETRY_SECONDS, error)
+        self._trouble = str(error)
+
+    def _do(self, work: Work) -> None:
+        """Do one piece of work; what the disk refuses now is tried again, since news comes only once."""
+        try:
+            work(time.time())
+            self._trouble = ""
+        except StoreError as error:
+            self._note_trouble(error)
+            timer = threading.Timer(STORE_RETRY_SECONDS, self._work.put, [work])
+            timer.daemon = True
+            timer.start()
 
     def _shut_down(self) -> None:
         self._systemd.notify("STOPPING=1")
@@ -340,6 +365,7 @@ class Agent:
         status = msgspec.to_builtins(self._report(now), enc_hook=str)
         status["connection"] = self._client.condition
         status["pid"] = os.getpid()
+        status["trouble"] = self._trouble
         for slot in status["slots"]:
             lane = self._supervisor.lanes[slot["pipeline"]]
             slot["input_faults"] = dict(lane.source.faults.messages)

@@ -125,18 +125,37 @@ def _reordered(body: list[ast.stmt]) -> list[ast.stmt]:
     methods = [node for node in body if isinstance(node, _Method) and _is_free(node)]
     others = [node for node in body if not (isinstance(node, _Method) and _is_free(node))]
     bound = [name for node in others for name in _stored(node)]
-    names = [node.name for node in methods]
-    if len(set(names)) != len(names) or set(names) & set(bound):
-        return body
+    names = {node.name for node in methods}
     evaluated = [part for node in others for part in _evaluated(node)]
-    heads = [part for node in methods for part in _evaluated(node)]
-    if _loaded(evaluated) & set(names) or _loaded(heads) & {*names, *bound}:
+    heads = [part for node in methods for part in _evaluated(node) if not _is_own_accessor(part, node)]
+    if names & {*bound, *_overwritten(methods)} or _loaded(evaluated) & names or _loaded(heads) & {*names, *bound}:
         return body
     return [*others, *sorted(methods, key=lambda node: node.name)]
 
 
 def _is_free(node: _Method) -> bool:
-    return all(isinstance(item, ast.Name) and item.id in _FREE_DECORATORS for item in node.decorator_list)
+    """Whether a method is made the same wherever it stands; a property's setter follows its getter by name."""
+    return all(
+        (isinstance(item, ast.Name) and item.id in _FREE_DECORATORS) or _is_own_accessor(item, node)
+        for item in node.decorator_list
+    )
+
+
+def _is_own_accessor(part: ast.AST, node: _Method) -> bool:
+    """Whether a decorator is `@name.setter` on the method `name`."""
+    own = isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == node.name
+    return own and isinstance(part, ast.Attribute) and part.attr in ("setter", "getter", "deleter")
+
+
+def _overwritten(methods: list[_Method]) -> set[str]:
+    """Names that are defined twice without the second building on the first."""
+    seen: set[str] = set()
+    found: set[str] = set()
+    for node in methods:
+        if node.name in seen and not any(_is_own_accessor(item, node) for item in node.decorator_list):
+            found.add(node.name)
+        seen.add(node.name)
+    return found
 
 
 def _evaluated(node: ast.stmt) -> list[ast.AST]:

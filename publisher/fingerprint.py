@@ -96,29 +96,54 @@ def _hashes(graph: Graph, reached: list[Component], found: Walk) -> dict[str, st
 
 def _module(graph: Graph, module: Module, here: Iterable[Component], view: View, *, source: bool) -> str:
     """Hash what importing a module does: its acting statements, in order with the values they find, and its imports."""
-    effects = {id(node) for node in module.effects}
-    ordered: dict[int, list[str]] = {}
-    for one in here:
-        for node in one.statements:
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or _is_rebound(one):
-                ordered.setdefault(id(node), []).append(one.name)
-    order: list[str] = []
-    for node in module.source.tree.body:
-        if id(node) in effects:
-            order.append(hashlib.sha256(canonical([node], view)).hexdigest())
-        elif id(node) in ordered:
-            order.extend(sorted(ordered[id(node)]))
     references = {
         name: sorted(map(str, items)) for name, items in graph.references(tuple(module.effects), module).items()
     }
     text = ast.get_docstring(module.source.tree, clean=False) if view.docstrings else None
-    outside = sorted(name for name in module.imported if name not in graph.modules)
     own = hashlib.sha256(module.source.data).hexdigest() if source else ""
-    return _digest(json.dumps([order, outside, module.stars, text, own], ensure_ascii=True).encode(), references)
+    parts = [list(_order(graph, module, here, view)), _rebindings(module), text, own]
+    return _digest(json.dumps(parts, ensure_ascii=True).encode(), references)
 
 
-def _is_rebound(component: Component) -> bool:
-    return len(component.statements) > 1
+def _order(graph: Graph, module: Module, here: Iterable[Component], view: View) -> Iterator[str]:
+    """Yield what happens when a module is imported, in order.
+
+    Definitions that only bind a name once have no place in it, and imports may change places as long as nothing acts
+    between them.
+    """
+    effects = {id(node) for node in module.effects}
+    active = graph.active_names(module.source.module)
+    ordered: dict[int, list[str]] = {}
+    for one in here:
+        for node in one.statements:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or len(one.statements) > 1:
+                ordered.setdefault(id(node), []).append(one.name)
+    run: set[str] = set()
+    for node in module.source.tree.body:
+        acts = id(node) in effects or bool(active & set(ordered.get(id(node), ())))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            local, outside = graph.imported_by(node, module)
+            run.update(outside)
+            acts = bool(local) and (bool(effects) or any(graph.is_noisy(name) for name in local))
+        if acts:
+            yield from sorted(run)
+            run.clear()
+        if isinstance(node, ast.Import | ast.ImportFrom) and acts:
+            yield from sorted(local)
+        elif id(node) in effects:
+            yield hashlib.sha256(canonical([node], view)).hexdigest()
+        else:
+            yield from sorted(ordered.get(id(node), ()))
+    yield from sorted(run)
+
+
+def _rebindings(module: Module) -> list[object]:
+    """Names bound more than once, an import among them, with what they are bound to in order: the last one counts."""
+    found: list[object] = list(module.stars)
+    for name, items in sorted(module.bindings.items()):
+        if len(items) > 1 and any(isinstance(item, tuple) for item in items):
+            found.append([name, [list(item) if isinstance(item, tuple) else "" for item in items]])
+    return found
 
 
 def _digest(body: bytes, references: Mapping[str, Iterable[str]]) -> str:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from publisher.imports import Computed, imports_of
+from publisher.imports import Computed, imports_of, statement_imports
 from publisher.quiet import Quiet
 from publisher.scopes import Use, uses
 from publisher.source import Source
@@ -20,7 +20,7 @@ from publisher.toplevel import Module, Target, defines, words
 __all__ = ["Component", "Graph"]
 
 _SEES_MODULE = {"globals", "eval", "exec", "vars", "dir", "locals", "compile"}
-_SEES_ALL = {"__subclasses__", "modules", "pickle", "cloudpickle", "dill", "joblib", "shelve", "gc", "get_objects"}
+_SEES_ALL = {"__subclasses__", "pickle", "cloudpickle", "dill", "joblib", "shelve", "gc", "get_objects"}
 _DEPTH_LIMIT = 40
 
 
@@ -40,6 +40,7 @@ class Graph:
     def __init__(self, modules: Mapping[str, Source]) -> None:
         self.modules = {name: Module(source) for name, source in modules.items()}
         self._uses: dict[int, set[Use]] = {}
+        self._active: dict[str, set[str]] = {}
         self._busy: set[tuple[str, str]] = set()
         self.quiet = Quiet(self)
 
@@ -55,7 +56,8 @@ class Graph:
         for name, module in self.modules.items():
             pending.extend(target for node in self.acting(name) for target in self._targets_of(node, module))
             pending.extend(Target(name, dunder) for dunder in ("__getattr__", "__dir__") if dunder in module.bindings)
-            pending.extend(Target(name, bound) for bound in self._active_names(name))
+            pending.extend(Target(name, bound) for bound in self.active_names(name))
+            pending.extend(Target(called, "") for called in self._called_imports(module))
         if any(self._sees_all(module.source.tree) for module in self.modules.values()):
             pending.extend(target for name in self.modules for target in self._whole(name))
         seen: set[Target] = set()
@@ -75,7 +77,6 @@ class Graph:
             for node in statements:
                 if _SEES_MODULE & words(node):
                     pending.extend(self._whole(target.module))
-                pending.extend(Target(name, "") for name in self._computed_imports(node, module))
             if statements:
                 texts = {name: tuple(sorted(map(str, found))) for name, found in references.items()}
                 yield Component(target.module, target.name, statements, texts)
@@ -175,25 +176,55 @@ class Graph:
         if _SEES_MODULE & words(node):
             yield from self._whole(module.source.module)
 
-    def _computed_imports(self, node: ast.stmt, module: Module) -> list[str]:
-        """Modules that a statement imports by `import_module`, or for their effect alone."""
-        if not {"import_module", "__import__"} & words(node):
+    def _called_imports(self, module: Module) -> list[str]:
+        """The local modules that a module imports by a call: all of them counts, since no name says what is used."""
+        if not any(word in module.source.data for word in (b"import_module", b"__import__", b"run_module")):
             return []
-        wrapped = Source(module.source.origin, module.source.module, module.source.is_package, b"", module.source.tree)
-        items = [item for item in imports_of(wrapped) if not isinstance(item, Computed)]
+        items = [item for item in imports_of(module.source) if not isinstance(item, Computed)]
         return [item.module for item in items if not item.bound and item.module in self.modules]
 
-    def _active_names(self, name: str) -> Iterator[str]:
+    def imported_by(self, node: ast.Import | ast.ImportFrom, module: Module) -> tuple[set[str], set[str]]:
+        """Return what one import statement imports: local modules, and names from outside."""
+        local: set[str] = set()
+        outside: set[str] = set()
+        for item in statement_imports(node, module.source):
+            names = {item.module, *(f"{item.module}.{name}" for name in item.names)}
+            local |= names & self.modules.keys()
+            if item.module not in self.modules and not names & self.modules.keys():
+                outside.add(item.module)
+        return local, outside
+
+    def is_noisy(self, name: str) -> bool:
+        """Whether importing a module does something itself, or imports another local module that does."""
+        pending, seen = [name], {name}
+        while pending:
+            one = pending.pop()
+            if one not in self.modules:
+                continue
+            if self.modules[one].effects or self.active_names(one):
+                return True
+            parents = {one.rpartition(".")[0]} | self.modules[one].imported
+            fresh = {found for found in parents if found} - seen
+            seen |= fresh
+            pending.extend(fresh)
+        return False
+
+    def active_names(self, name: str) -> set[str]:
         """Definitions that act when they are made: decorators, calls and class hooks that we cannot see through."""
-        module = self.modules[name]
-        for bound in module.bindings:
-            for node in module.statements(bound):
-                if defines(node) and not self.quiet.is_quiet(node, module):
-                    yield bound
-                    break
+        if name not in self._active:
+            module = self.modules[name]
+            self._active[name] = {
+                bound
+                for bound in module.bindings
+                for node in module.statements(bound)
+                if defines(node) and not self.quiet.is_quiet(node, module)
+            }
+        return self._active[name]
 
     def _sees_all(self, tree: ast.AST) -> bool:
-        return bool(_SEES_ALL & words(tree) - {"modules"}) or any(
-            isinstance(part, ast.Attribute) and part.attr == "modules" and ast.unparse(part.value) == "sys"
+        """Whether code may get at classes and modules without naming them."""
+        return bool(_SEES_ALL & words(tree)) or any(
+            (isinstance(part, ast.Attribute) and part.attr == "modules" and ast.unparse(part.value) == "sys")
+            or (isinstance(part, ast.ImportFrom) and part.module == "sys" and part.names[0].name in ("modules", "*"))
             for part in ast.walk(tree)
         )

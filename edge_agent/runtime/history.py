@@ -29,15 +29,15 @@ class History:
         self._pieces.clear()
         self._rows = 0
 
-    def batches(self, rows_max: int, *more: Samples) -> Iterator[Samples]:
-        """Yield all kept samples and then `more`, joined and cut into pieces of at most `rows_max` rows."""
-        pieces = [*self._pieces, *more]
-        if not pieces:
+    def batches(self, rows_max: int, batches_max: int) -> Iterator[Samples]:
+        """Yield all kept samples, joined and cut into pieces of `rows_max` rows, larger ones if those were too many."""
+        if not self._pieces:
             return
-        joined = Samples(pieces[0].columns, pieces[0].sequences[:], pieces[0].timestamps[:], pieces[0].values[:])
-        for piece in pieces[1:]:
+        joined = self._pieces[0].part(0, self._pieces[0].rows)
+        for piece in list(self._pieces)[1:]:
             joined.sequences.extend(piece.sequences)
             joined.timestamps.extend(piece.timestamps)
             joined.values.extend(piece.values)
+        rows_max = max(rows_max, -(-joined.rows // batches_max))
         for start in range(0, joined.rows, rows_max):
             yield joined.part(start, min(start + rows_max, joined.rows))

@@ -9,13 +9,12 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from array import array
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,9 +24,10 @@ from edge_agent.runtime import wire
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind
 
-__all__ = ["Answer", "Batch", "Member", "failure_of"]
+__all__ = ["WARM_BATCHES_MAX", "Answer", "Batch", "Member", "failure_of"]
 
 OUTSTANDING_MAX = 64
+WARM_BATCHES_MAX = 16
 SOCKET_BYTES = 1 << 20
 OBITUARY_SECONDS = 0.05
 # What a worker gets to see of the agent's environment; everything else may hold secrets.
@@ -64,6 +64,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     failure: wire.Failure | None = None
 
 
+class _Owed(NamedTuple):
+    """A batch that was given: when, and the number of its newest sample, beyond which no result can lie."""
+
+    number: int
+    since: float
+    newest: int
+
+
 class Member:
     """A worker process for release `release`, known to the updater as deployment `key`."""
 
@@ -74,7 +82,9 @@ class Member:
         self.started_at = now
         self.loaded: wire.Loaded | None = None
         self.sandbox: dict[str, str] = {}
-        self.owed: deque[tuple[int, float]] = deque()
+        self.owed: deque[_Owed] = deque()
+        self._waiting: deque[tuple[Header, tuple[wire.Part, ...]]] = deque()
+        self._ready = False
         self._ended: str | None = None
         self._buffer = bytearray(wire.INLINE_BYTES + 64)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -92,17 +102,32 @@ class Member:
         self.fd = ours.fileno()
 
     def give(self, batch: Batch, now: float, *, warm: bool = False) -> None:
-        """Send a batch's columns. Raises `OSError` when the worker is gone or its queue is full."""
+        """Send a batch's columns, or keep them until the worker has answered others and its socket takes more.
+
+        Raises `OSError` when the worker is gone or owes too much, `KeyError` for a column that the samples lack.
+        """
         if len(self.owed) >= OUTSTANDING_MAX:
             raise BlockingIOError(f"{len(self.owed)} batches unanswered")
         samples = batch.samples
         header = Header(Kind.FRAME, Flag.WARM if warm else Flag.NONE, batch.number, batch.rows, len(self.columns))
-        wire.send(self.sock, header, samples.sequences, samples.timestamps, samples.select(self.columns))
-        self.owed.append((batch.number, now))
+        self._waiting.append((header, (samples.sequences, samples.timestamps, samples.select(self.columns))))
+        self.owed.append(_Owed(batch.number, now, max(samples.sequences)))
+        self._push()
+
+    def _push(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._waiting:
+                header, parts = self._waiting[0]
+                wire.send(self.sock, header, *parts)
+                self._waiting.popleft()
+
+    def owes(self, batch: Batch) -> bool:
+        """Tell whether the batch was given and not yet answered."""
+        return any(one.number == batch.number for one in self.owed)
 
     def owes_since(self) -> float | None:
-        """Return when the oldest unanswered batch was given, None when nothing is owed."""
-        return self.owed[0][1] if self.owed else None
+        """Return since when the worker may have been at its oldest unanswered batch, None when nothing is owed."""
+        return self.owed[0].since if self.owed else None
 
     def receive(self) -> Answer | wire.Loaded | wire.Ready | wire.Failure | None:
         """Return the next message, or None at the end of the worker. Raises `BlockingIOError` when nothing waits.
@@ -111,35 +136,49 @@ class Member:
         """
         try:
             message = wire.receive(self.sock, self._buffer)
-        except ConnectionResetError:
+        except BlockingIOError:
+            raise
+        except OSError:
             return None
         if message is None:
             return None
         header, payload = message
         try:
             return self._parse(header, payload)
-        except (msgspec.DecodeError, struct.error, IndexError) as error:
+        except (msgspec.DecodeError, OSError) as error:  # OSError: gone, or not taking what it must
             raise ValueError(f"unreadable {header.kind.name}: {error}") from None
 
     def _parse(self, header: Header, payload: memoryview) -> Answer | wire.Loaded | wire.Ready | wire.Failure:
-        if header.kind is Kind.READY:
+        if header.kind is not Kind.RESULT and len(payload) > wire.INLINE_BYTES:
+            raise ValueError(f"{header.kind.name} of {len(payload)} bytes")
+        if header.kind is Kind.READY and not self._ready:
+            self._ready = True
             ready = decode_json(payload, wire.Ready)
             self.sandbox = ready.sandbox
             self._send(Header(Kind.LOAD), wire.Load(root=str(self.root), release=self.release, tunables=self.tunables))
             return ready
-        if header.kind is Kind.LOADED:
+        if header.kind is Kind.LOADED and self._ready and self.loaded is None:
             self.loaded = decode_json(payload, wire.Loaded)
             return self.loaded
         if header.kind is Kind.ERROR and header.batch == 0:
             return decode_json(payload, wire.Failure)
         if header.kind not in (Kind.RESULT, Kind.ERROR):
-            raise ValueError(f"a worker does not send {header.kind.name}")
-        if not self.owed or self.owed.popleft()[0] != header.batch:
+            raise ValueError(f"a worker does not send {header.kind.name} now")
+        if not self.owed or self.owed[0].number != header.batch:
             raise ValueError(f"an answer to batch {header.batch} out of turn")
+        newest = self._answered().newest
         warm = bool(header.flags & Flag.WARM)
         if header.kind is Kind.ERROR:
             return Answer(batch=header.batch, warm=warm, failure=decode_json(payload, wire.Failure))
-        return Answer(batch=header.batch, warm=True) if warm else _rows(header, payload)
+        return Answer(batch=header.batch, warm=True) if warm else _checked(_rows(header, payload), newest)
+
+    def _answered(self) -> _Owed:
+        """Take the oldest batch off; the worker has time for the next one from now on, and room in its socket."""
+        done = self.owed.popleft()
+        if self.owed:
+            self.owed[0] = self.owed[0]._replace(since=max(self.owed[0].since, time.monotonic()))
+        self._push()
+        return done
 
     def stop(self) -> None:
         """Ask the worker to clean up and exit; follow with `kill` after a grace period."""
@@ -150,22 +189,26 @@ class Member:
         """End the process now. `reap` collects it later: tearing down an interpreter takes milliseconds."""
         self.sock.close()
         if self._ended is None:  # a reaped pid may belong to somebody else by now
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        """Kill the worker, a session leader, and the processes that its filters started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> str | None:
         """Return how the process ended in words, None while it has not."""
         if self._ended is not None:
             return self._ended
         try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self._kill_group()  # while its number is still taken
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         except ChildProcessError:
             self._ended = "is gone"
             return self._ended
-        if pid == 0:
-            return None
-        code = os.waitstatus_to_exitcode(status)
-        self._ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        self._ended = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
         return self._ended
 
     def obituary(self) -> Reason:
@@ -185,6 +228,21 @@ def failure_of(error: Exception) -> Reason:
     if isinstance(error, BlockingIOError):
         return Reason(code=ReasonCode.BEHIND, message=f"the worker falls behind: {error}")
     return Reason(code=ReasonCode.EXITED, message=f"the worker is gone or talks nonsense: {error}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
+
+
+def _checked(answer: Answer, newest: int) -> Answer:
+    """Return the answer, as a failure if it numbers results beyond the newest sample: all later ones would be late."""
+    if not answer.rows or (top := max(answer.sequences)) <= newest:
+        return answer
+    words = f"a result is numbered {top}, the newest sample {newest}: give results the numbers of samples they are of"
+    return Answer(batch=answer.batch, failure=wire.Failure(reason=Reason(code=ReasonCode.OUTPUT, message=words)))
 
 
 def _rows(header: Header, payload: memoryview) -> Answer:

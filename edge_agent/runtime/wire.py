@@ -18,7 +18,6 @@ guards against a stray writer. Payloads above `INLINE_BYTES` travel in a memfd p
 from __future__ import annotations
 
 import enum
-import mmap
 import os
 import socket
 import struct
@@ -35,7 +34,8 @@ HEADER = struct.Struct("<HBBIQII")  # magic, kind, flags, invalid, batch, rows, 
 MAGIC = 0xFC01
 INLINE_BYTES = 65_536
 Part: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[float]"
-PAYLOAD_BYTES_MAX = 256 * 1024 * 1024
+PAYLOAD_BYTES_MAX = 64 * 1024 * 1024  # as much as the sandbox lets a worker write
+ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 
 
 class Kind(enum.IntEnum):
@@ -116,7 +116,8 @@ def send(sock: socket.socket, header: Header, *parts: Part) -> None:
     memory = os.memfd_create("frame", os.MFD_CLOEXEC)
     try:
         for part in parts:
-            view = memoryview(part).cast("B")
+            view = memoryview(part)
+            view = view.cast("B") if view.nbytes else view  # nothing cannot be cast
             while view:
                 view = view[os.write(memory, view) :]
         socket.send_fds(sock, (head, size.to_bytes(8, "little")), [memory])
@@ -130,12 +131,11 @@ def receive(sock: socket.socket, buffer: bytearray) -> tuple[Header, memoryview]
     `buffer` (at least `INLINE_BYTES + 64` bytes) is reused: an inline payload is a view into it, valid until the next
     call. Raises `ValueError` for anything that is not one of our messages, `BlockingIOError` when nothing waits.
     """
-    size, ancillary, flags, _ = sock.recvmsg_into([buffer], socket.CMSG_SPACE(4))
-    passed = [
-        struct.unpack("i", data[:4])[0]
-        for level, kind, data in ancillary
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
-    ]
+    size, ancillary, flags, _ = sock.recvmsg_into([buffer], ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    passed = array("i")  # alignment makes room for a second one: every one received must be closed
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            passed.frombytes(data[: len(data) // passed.itemsize * passed.itemsize])
     try:
         if size == 0:
             return None
@@ -147,16 +147,20 @@ def receive(sock: socket.socket, buffer: bytearray) -> tuple[Header, memoryview]
         header = Header(Kind(kind), Flag(flag), batch, rows, columns, invalid)
         payload = memoryview(buffer)[HEADER.size : size]
         if header.flags & Flag.MEMFD:
-            payload = _map(passed, int.from_bytes(payload[:8], "little"))
+            payload = _read(passed, int.from_bytes(payload[:8], "little"))
         return header, payload
     finally:
         for descriptor in passed:
             os.close(descriptor)
 
 
-def _map(passed: list[int], size: int) -> memoryview:
+def _read(passed: array[int], size: int) -> memoryview:
+    """Return the passed memory's bytes, copied: the sender could shrink a mapping and kill its reader by SIGBUS."""
     if len(passed) != 1 or not 0 < size <= PAYLOAD_BYTES_MAX:
         raise ValueError(f"a payload of {size} bytes came with {len(passed)} descriptors")
     if os.fstat(passed[0]).st_size != size:
         raise ValueError("the passed memory is not of the size announced")
-    return memoryview(mmap.mmap(passed[0], size, mmap.MAP_PRIVATE, mmap.PROT_READ))
+    data = bytearray(size)
+    if os.preadv(passed[0], [data], 0) != size:
+        raise ValueError("the passed memory shrank while it was read")
+    return memoryview(data)

@@ -13,6 +13,7 @@ from publisher import origin
 from publisher.closure import Closure, collect
 
 Tree = Callable[[dict[str, str | bytes]], Path]
+Files = dict[str, str]
 
 
 @pytest.fixture
@@ -500,3 +501,71 @@ def test_json_form(tree: Tree) -> None:
 
 def test_standard_library_is_the_same_set_for_every_version() -> None:
     assert {"distutils", "asyncore", "tomllib", "annotationlib", "telnetlib"} <= origin.STDLIB
+
+
+LAYOUTS: dict[str, tuple[Files, str, str, list[str]]] = {
+    "script beside a package": (
+        {"f.py": "import p.a\n", "p/__init__.py": "", "p/a.py": ""},
+        "f.py",
+        "f",
+        ["p/__init__.py", "p/a.py"],
+    ),
+    "namespace package below a project": (
+        {"pyproject.toml": "", "ns/f.py": "from ns.a import x\n", "ns/a.py": "x = 1\n"},
+        "ns/f.py",
+        "ns.f",
+        ["ns/a.py"],
+    ),
+    "relative import out of a folder": (
+        {"o/i/f.py": "from ..a import x\n", "o/a.py": "x = 1\n"},
+        "o/i/f.py",
+        "o.i.f",
+        ["o/a.py"],
+    ),
+    "script of a src project": (
+        {"setup.py": "", "tools/f.py": "import p\n", "src/p/__init__.py": ""},
+        "tools/f.py",
+        "f",
+        ["p/__init__.py"],
+    ),
+    "namespace in src": (
+        {"pyproject.toml": "", "src/ns/f.py": "from . import a\n", "src/ns/a.py": ""},
+        "src/ns/f.py",
+        "ns.f",
+        ["ns/a.py"],
+    ),
+    "hatch": (
+        {
+            "pyproject.toml": "[tool.hatch.build.targets.wheel]\npackages = ['python/p']\n",
+            "python/p/f.py": "import p.a\n",
+            "python/p/a.py": "",
+        },
+        "python/p/f.py",
+        "p.f",
+        ["p/a.py"],
+    ),
+    "package itself": ({"p/__init__.py": "from .a import x\n", "p/a.py": "x = 1\n"}, "p", "p", ["p/a.py"]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_root_is_found_without_being_told(name: str, tree: Tree) -> None:
+    files, target, entry, along = LAYOUTS[name]
+    root = tree(dict(files))
+    closure = collect(root / target)
+    assert (closure.entry, closure.refused) == (entry, ())
+    own = entry.replace(".", "/") + ("/__init__.py" if name == "package itself" else ".py")
+    assert [file.path for file in closure.files] == sorted([own, *along])
+
+
+def test_module_is_found_from_the_working_directory(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree({"src/p/__init__.py": "", "src/p/f.py": "class F: pass\n"}))
+    closure = collect("p.f:F")
+    assert (closure.entry, closure.attr) == ("p.f", "F")
+
+
+def test_data_has_a_limit(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("publisher.closure.MAX_DATA_BYTES", 3)
+    root = tree({"f.py": "open(__file__.replace('f.py', 'x.bin'), 'rb')\n", "x.bin": "1234"})
+    closure = collect(root / "f.py")
+    assert (closure.data, [refusal.file for refusal in closure.refused]) == ((), ["x.bin"])

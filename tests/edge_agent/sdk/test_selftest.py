@@ -136,22 +136,22 @@ def test_a_result_that_the_output_does_not_declare_fails_here_and_there():
 @pytest.mark.parametrize(
     ("mine", "theirs", "fine"),
     [
-        ([float("nan")], [float("nan")], True),
-        ([float("nan")], [1.0], False),
+        (float("nan"), float("nan"), True),
+        (float("nan"), 1.0, False),
         (True, True, True),
         ([1, [2.0]], [1, [2.00001]], True),
         ([1, 2], [1], False),
         ({"a": 1.0}, {"a": 1.00001}, True),
         ({"a": 1.0}, {"b": 1.0}, False),
-        ([None], [None], True),
+        (None, None, True),
         ("1", 1, False),
     ],
 )
 def test_equality_of_cells(mine, theirs, fine):
-    data = selftest.build(Pipeline("p", [Odd(theirs)], output=Output(["c"])), [[1.0]])
-    pipeline = Pipeline("p", [Odd(mine)], output=Output(["c"]))
+    data = selftest.build(Pipeline("p", [Odd(theirs)]), [[1.0]])  # nothing declared: anything may come out
+    pipeline = Pipeline("p", [Odd(mine)])
     if fine:
         assert selftest.check(pipeline, data)
     else:
-        with pytest.raises(selftest.SelfTestFailed, match="row 0, column 'c'"):
+        with pytest.raises(selftest.SelfTestFailed, match="row 0, column "):
             selftest.check(pipeline, data)
