@@ -67,9 +67,9 @@ def _diagram() -> list[str]:
 
 def _groups() -> list[str]:
     return [
-        f"Under way: {_listed(state for state in State if state in UNDER_WAY)}. "
-        f"Ended: {_listed(state for state in State if state in ENDED)}. "
-        f"`{State.COMMITTED.value}` is the release that the slot runs.",
+        f"- Under way: {_listed(state for state in State if state in UNDER_WAY)}.",
+        f"- Ended: {_listed(state for state in State if state in ENDED)}.",
+        f"- `{State.COMMITTED.value}` is the release that the slot runs.",
         "",
     ]
 

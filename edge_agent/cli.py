@@ -1,13 +1,12 @@
 """The `edge-agent` command: run the agent, and look at one or steer it, running or not.
 
 Every handler parses, calls one function and prints. Exit codes: 0 done, 1 refused or not possible now, 2 wrong
-configuration or command line, 3 the device's disk.
+configuration or command line, 3 the device's disk (full, read-only, not ours to read, or no agent has run on it yet).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -22,31 +21,16 @@ import msgspec
 import edge_agent
 from edge_agent import telemetry
 from edge_agent.config import Config, load
-from edge_agent.contract.errors import ConfigError, FieldcastError, StoreError
+from edge_agent.contract.errors import ConfigError, StoreError
 from edge_agent.doorbell import ring
+from edge_agent.terminal import Program
 from edge_agent.update.store import Store
 
 __all__ = ["main"]
 
 DEFAULT_CONFIG = Path("/etc/fieldcast/agent.toml")
 REQUEST_SECONDS = 10.0
-EXIT_REFUSED, EXIT_CONFIG, EXIT_STORE = 1, 2, 3
-
-
-def guarded(act: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors meant for people into one line on standard error and an exit code."""
-
-    @functools.wraps(act)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            act(*args, **kwargs)
-        except FieldcastError as error:
-            for line in str(error).splitlines():
-                click.echo(f"edge-agent: {line}", err=True)
-            code = {ConfigError: EXIT_CONFIG, StoreError: EXIT_STORE}.get(type(error), EXIT_REFUSED)
-            sys.exit(code)
-
-    return run
+EXIT_REFUSED, EXIT_STORE = 1, 3
 
 
 def with_config(act: Callable[..., None]) -> Callable[..., None]:
@@ -55,10 +39,12 @@ def with_config(act: Callable[..., None]) -> Callable[..., None]:
         "--config",
         "config_path",
         type=click.Path(path_type=Path),
+        metavar="FILE",
         help=f"Configuration file; else $FIELDCAST_CONFIG, else {DEFAULT_CONFIG}.",
     )(act)
 
 
+_LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -67,16 +53,27 @@ def _config(path: Path | None, *, check_files: bool = True) -> Config:
     return load(named, check_files=check_files)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "edge-agent",
+    cls=Program,
+    exit_codes={StoreError: EXIT_STORE, OSError: EXIT_STORE},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(edge_agent.__version__, prog_name="edge-agent")
 def main() -> None:
     """Run signed pipelines on this device's sensor data, and keep a version that works."""
 
 
-@main.command()
+@main.command(short_help="Run the agent, until SIGTERM or Ctrl-C.")
 @with_config
-@click.option("--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]))
-@guarded
+@click.option(
+    "--log-level",
+    default="INFO",
+    show_default=True,
+    metavar="LEVEL",
+    type=_LEVELS,
+    help="DEBUG, INFO, WARNING or ERROR.",
+)
 def run(config_path: Path | None, log_level: str) -> None:
     """Run the agent in the foreground, until SIGTERM or Ctrl-C."""
     config = _config(config_path)
@@ -86,10 +83,9 @@ def run(config_path: Path | None, log_level: str) -> None:
     Agent(config).run()
 
 
-@main.command("check-config")
+@main.command("check-config", short_help="Check the configuration file.")
 @with_config
 @as_json
-@guarded
 def check_config(config_path: Path | None, as_json: bool) -> None:
     """Check the configuration file and say what it means."""
     config = _config(config_path)
@@ -111,10 +107,9 @@ def _output(sink: Any) -> str:
     return f"{sink.sink} {getattr(sink, 'topic', None) or f'{sink.path} table {sink.table}'}"
 
 
-@main.command()
+@main.command(short_help="Show what runs, what is on its way, and why not.")
 @with_config
 @as_json
-@guarded
 def status(config_path: Path | None, as_json: bool) -> None:
     """Show what runs, what is on its way and why something was refused; works with the agent stopped."""
     found = _status(_config(config_path, check_files=False))
@@ -133,9 +128,9 @@ def _print_slot(slot: dict[str, Any]) -> None:
     rate = f", {slot.get('samples_per_second', 0.0):g} samples/s" if slot.get("active") else ""
     click.echo(f"slot {slot['pipeline']}: runs {slot.get('active') or 'nothing'}{rate}")
     if slot.get("candidate"):
-        click.echo(f"  on its way: {slot['candidate']} ({slot['state']})")
+        click.echo(f"  on its way: {slot['candidate']} ({_said(slot['state'])})")
     elif slot.get("last") and slot["last"] != slot.get("active"):
-        click.echo(f"  last offered: {slot['last']} ({slot['state']})")
+        click.echo(f"  last offered: {slot['last']} ({_said(slot['state'])})")
     for reason in slot.get("reasons", []):
         click.echo(f"  because {reason['code']}: {reason['message']}")
     for end in ("input", "output"):
@@ -153,6 +148,10 @@ def _print_channel(name: str, channel: dict[str, Any]) -> None:
         click.echo(f"channel {name}: nothing accepted yet")
     for reason in channel.get("refused", []):
         click.echo(f"  refused {_when(channel['refused_at'])}, {reason['code']}: {reason['message']}")
+
+
+def _said(state: str) -> str:
+    return state.replace("_", " ")
 
 
 def _when(seconds: float) -> str:
@@ -180,16 +179,15 @@ def _store(config: Config) -> Store:
     return Store(config.device.state / "agent.db", create=False)
 
 
-@main.group()
+@main.group(short_help="List this device's releases, or go back to one.")
 def release() -> None:
     """Look at the releases of this device, or go back to an earlier one."""
 
 
-@release.command("list")
+@release.command("list", short_help="List the releases this device was offered.")
 @with_config
 @click.option("--slot", help="Only this slot.")
 @as_json
-@guarded
 def release_list(config_path: Path | None, slot: str | None, as_json: bool) -> None:
     """List the releases this device was offered, newest first, and what became of each."""
     config = _config(config_path, check_files=False)
@@ -213,14 +211,14 @@ def release_list(config_path: Path | None, slot: str | None, as_json: bool) -> N
         return
     for row in rows:
         why = "; ".join(f"{reason['code']}: {reason['message']}" for reason in row["reasons"])
-        click.echo(f"{'*' if row['active'] else ' '} {row['release']:24} {row['digest'][7:19]} {row['state']:12} {why}")
+        mark = "*" if row["active"] else " "
+        click.echo(f"{mark} {row['release']:24} {row['digest'][7:19]} {_said(row['state']):12} {why}".rstrip())
 
 
-@release.command("rollback")
+@release.command("rollback", short_help="Go back to the release committed before.")
 @with_config
 @click.option("--slot", help="Which slot; needed when there are several.")
 @as_json
-@guarded
 def release_rollback(config_path: Path | None, slot: str | None, as_json: bool) -> None:
     """Go back to the release committed before, without any network. It stays away until told otherwise."""
     config = _config(config_path, check_files=False)
@@ -252,9 +250,8 @@ def _request(config: Config, kind: str, slot: str) -> str:
         return store.answer_of(number) or "asked; the agent is not running and does it when it starts"
 
 
-@main.command()
+@main.command(short_help="Show what releases are judged by on this device.")
 @as_json
-@guarded
 def profile(as_json: bool) -> None:
     """Show what admission judges releases by: interpreter, wheel tags, distributions, machine."""
     from edge_agent.profile import collect

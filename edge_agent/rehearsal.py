@@ -18,10 +18,12 @@ from edge_agent.contract.digest import encode_json
 from edge_agent.contract.errors import FieldcastError, Reason, ReasonCode, UpdateRejected, WorkerFailed
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.runtime import wire
-from edge_agent.runtime.member import Member
+from edge_agent.runtime.member import Member, failure_of
 from edge_agent.update.layout import lay_out
 
 __all__ = ["Rehearsed", "rehearse"]
+
+STOP_SECONDS = 5.0
 
 
 class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,13 +45,20 @@ def rehearse(directory: Path) -> Rehearsed:
         return Rehearsed(ok=False, reasons=list(error.reasons))
     member = Member(0, manifest.pipeline, root, manifest.input.columns, {}, time.monotonic())
     try:
-        return _listen(member, manifest.health.start_seconds)
+        result = _listen(member, manifest.health.start_seconds)
+        if result.ok:
+            member.stop()
+            _wait(member)
+        return result
     finally:
-        member.stop()
-        deadline = time.monotonic() + 5.0
-        while member.reap() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
         member.kill()
+        _wait(member)
+
+
+def _wait(member: Member) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while member.reap() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _listen(member: Member, seconds: float) -> Rehearsed:
@@ -59,7 +68,10 @@ def _listen(member: Member, seconds: float) -> Rehearsed:
     while (left := deadline - time.monotonic()) > 0:
         if not poll.poll(left * 1000):
             break
-        heard = member.receive()
+        try:
+            heard = member.receive()
+        except ValueError as error:
+            return Rehearsed(ok=False, reasons=[failure_of(error)])
         if heard is None:
             return Rehearsed(ok=False, reasons=[member.obituary()])
         if isinstance(heard, wire.Failure):

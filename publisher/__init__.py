@@ -9,22 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from publisher.broker import EmbeddedBroker as EmbeddedBroker
     from publisher.fleet import DeviceOutcome as DeviceOutcome
+    from publisher.fleet import DeviceStatus as DeviceStatus
     from publisher.fleet import Outcome as Outcome
     from publisher.founding import init as init
+    from publisher.overview import ChannelStatus as ChannelStatus
+    from publisher.overview import FleetStatus as FleetStatus
+    from publisher.overview import status as status
     from publisher.pushing import Ending as Ending
     from publisher.pushing import PushResult as PushResult
     from publisher.pushing import push as push
     from publisher.pushing import rollback as rollback
 
 _HOMES = {
+    "ChannelStatus": "overview",
     "DeviceOutcome": "fleet",
+    "DeviceStatus": "fleet",
+    "EmbeddedBroker": "broker",
     "Ending": "pushing",
+    "FleetStatus": "overview",
     "Outcome": "fleet",
     "PushResult": "pushing",
     "init": "founding",
     "push": "pushing",
     "rollback": "pushing",
+    "status": "overview",
 }
 
 __all__ = [*_HOMES]

@@ -12,8 +12,11 @@ Validated as a whole when read; nothing in it is secret.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,13 @@ import msgspec
 
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import check_name
+from edge_agent.transport.address import Address
 
-__all__ = ["HOME_NAME", "BrokerAccess", "Home", "find_home", "load_home"]
+__all__ = ["HOME_NAME", "BrokerAccess", "Home", "access_arguments", "chosen_home", "find_home", "load_home"]
 
 HOME_NAME = ".fieldcast"
 FILE_NAME = "publisher.toml"
+VARIABLE = "FIELDCAST_HOME"
 
 
 class BrokerAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,11 +86,16 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
         return channel
 
 
+def chosen_home(named: str | Path | None = None) -> Path | None:
+    """Return the home that is named, by argument or by `$FIELDCAST_HOME`, whether it exists or not."""
+    given = named or os.environ.get(VARIABLE)
+    return Path(given).expanduser().absolute() if given else None
+
+
 def find_home(named: str | Path | None = None) -> Path:
     """Return the home directory. Raises `ConfigError` when there is none."""
-    given = named or os.environ.get("FIELDCAST_HOME")
-    if given:
-        path = Path(given).absolute()
+    path = chosen_home(named)
+    if path is not None:
         if not (path / FILE_NAME).is_file():
             raise ConfigError(f"{path} is no publisher's home (no {FILE_NAME}): run `publisher init` first")
         return path
@@ -102,49 +112,57 @@ def load_home(named: str | Path | None = None) -> Home:
     file = path / FILE_NAME
     try:
         found = msgspec.convert(tomllib.loads(file.read_text()), _File)
-        check_name("fleet", found.fleet)
-        for channel in found.channels:
-            check_name("channel", channel)
+        check_names(found.fleet, found.channels, found.broker.url)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, ValueError) as error:
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: {_words(str(error))}") from None
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"{file}: {error}") from None
     return Home(path=path, fleet=found.fleet, broker=found.broker, channels=found.channels, record=found.record)
 
 
-def write_home(path: Path, *, fleet: str, broker: str, channels: list[str]) -> Home:
-    """Write a new home's configuration. Raises `ConfigError` if there is one already."""
-    file = path / FILE_NAME
-    path.mkdir(parents=True, exist_ok=True)
+def check_names(fleet: str, channels: Sequence[str], broker: str) -> None:
+    """Raise `ConfigError` for a name or broker URL that no fleet can have, or no or repeated channels."""
+    try:
+        check_name("fleet", fleet)
+        for channel in channels:
+            check_name("channel", channel)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not channels or len(set(channels)) != len(channels):
+        raise ConfigError("channels: name at least one, and each once")
+    Address.parse(broker)
+
+
+def write_home(path: Path, *, fleet: str, broker: str, channels: Sequence[str]) -> Home:
+    """Write the configuration of a new home into the directory `path`, and return what it says."""
     lines = [
-        f"fleet = {_quoted(fleet)}",
-        f"channels = [{', '.join(_quoted(channel) for channel in channels)}]",
+        f"fleet = {quoted(fleet)}",
+        f"channels = [{', '.join(map(quoted, channels))}]",
         'record = "record"  # or an object store: s3://…, gs://…, az://…',
         "",
         "[broker]",
-        f"url = {_quoted(broker)}",
-        '# ca = "ca.pem"  cert = "publisher.pem"  key = "publisher.key"  username = ""  password_file = ""',
+        f"url = {quoted(broker)}",
+        *(f'# {key} = ""' for key in msgspec.structs.asdict(BrokerAccess(url="")) if key != "url"),
     ]
-    try:
-        with file.open("x") as stream:
-            stream.write("\n".join(lines) + "\n")
-    except FileExistsError:
-        raise ConfigError(f"{file} exists: this is a publisher's home already, nothing was changed") from None
+    (path / FILE_NAME).write_text("\n".join(lines) + "\n")
     return load_home(path)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return `text` as a TOML string."""
     return msgspec.json.encode(text).decode()
 
 
 def access_arguments(home: Home) -> dict[str, Any]:
-    """Return what `Client` needs to get into the home's broker."""
+    """Return what `Client` needs to get into the home's broker. Raises `ConfigError` for an unreadable password."""
     broker = home.broker
     password = home.file(broker.password_file)
     try:
         secret = password.read_text().rstrip("\r\n") if password is not None else None
-    except OSError as error:
-        raise ConfigError(f"{password}: cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{password}: cannot be read: {getattr(error, 'strerror', 'it is not text')}") from None
     return {
         "ca": home.file(broker.ca),
         "cert": home.file(broker.cert),
@@ -152,3 +170,18 @@ def access_arguments(home: Home) -> dict[str, Any]:
         "username": broker.username or None,
         "password": secret,
     }
+
+
+def _words(fault: str) -> str:
+    """Turn msgspec's words (`Expected … - at `$.broker``) into ours: key path first, and what was probably meant."""
+    said, _, place = fault.partition(" - at `$")
+    table = place.strip(".`")
+    unknown = re.search("unknown field `(.*)`", said)
+    if unknown is None:
+        missing = re.search("missing required field `(.*)`", said)
+        key = ".".join(filter(None, [table, missing[1] if missing else ""]))
+        return f"{key or 'the file'}: {'missing' if missing else said.replace('`', '')}"
+    known = [field.encode_name for field in msgspec.structs.fields(BrokerAccess if table else _File)]
+    near = difflib.get_close_matches(unknown[1], known, 1)
+    advice = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}"
+    return f"{'.'.join(filter(None, [table, unknown[1]]))}: unknown key; {advice}"

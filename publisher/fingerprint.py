@@ -21,7 +21,7 @@ from publisher.reach import Component, Graph
 from publisher.toplevel import Module
 from publisher.walk import Walk, walk
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Analysis", "Fingerprint", "analyse", "fingerprint"]
 
 _VERSION = "fieldcast-1"
 _READS_DOCS = {"__doc__", "getdoc", "pydoc", "doctest", "help"}
@@ -36,6 +36,24 @@ class Fingerprint:
     components: Mapping[str, str]
 
 
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """A fingerprint with all that it was worked out from, for those who compare two of them.
+
+    `reached` are the parts by their key in `components`; modules and data files have keys there, too.
+    """
+
+    fingerprint: Fingerprint
+    walk: Walk
+    graph: Graph
+    reached: Mapping[str, Component]
+    docstrings: bool
+
+    def view(self, module: str) -> View:
+        """Return what a program can see of the source of one module."""
+        return _view(self.graph, module, docstrings=self.docstrings)
+
+
 def fingerprint(target: type | str | Path, *, root: Path | None = None) -> Fingerprint:
     """Return the fingerprint of a class, or of everything in a module when `target` names no attribute.
 
@@ -45,10 +63,15 @@ def fingerprint(target: type | str | Path, *, root: Path | None = None) -> Finge
     key = (id(target) if isinstance(target, type) else str(target), str(root), str(Path.cwd()), tuple(sys.path))
     known = _memo.get(key, target)
     if known is None:
-        found = walk(target, root=root)
-        known = _fingerprint(found)
-        _memo.put(key, target, known, _sources(found))
+        found = analyse(target, root=root)
+        known = found.fingerprint
+        _memo.put(key, target, known, _sources(found.walk))
     return known
+
+
+def analyse(target: type | str | Path, *, root: Path | None = None) -> Analysis:
+    """Return the fingerprint of `target` with its parts, worked out afresh. Raises as `fingerprint` does."""
+    return _analysis(walk(target, root=root))
 
 
 _memo: Memo[Fingerprint] = Memo()
@@ -62,7 +85,7 @@ def _sources(found: Walk) -> Iterator[Path]:
     yield from found.target.roots.searched()
 
 
-def _fingerprint(found: Walk) -> Fingerprint:
+def _analysis(found: Walk) -> Analysis:
     broken = [refusal for refusal in found.refused if "does not parse" in refusal.reason]
     if broken or found.target.module not in found.modules:
         raise AuthorError("; ".join(map(str, found.refused)))
@@ -72,26 +95,38 @@ def _fingerprint(found: Walk) -> Fingerprint:
         raise AuthorError(
             f"{found.target.origin.name} has no {attr!r} at its top level: name a class that is defined there"
         )
-    reached = list(graph.reach(entry, attr))
-    components = _hashes(graph, reached, found)
-    body = json.dumps([_VERSION, entry, attr, sorted(components.items())], ensure_ascii=True)
-    return Fingerprint(hashlib.sha256(body.encode()).hexdigest(), components)
-
-
-def _hashes(graph: Graph, reached: list[Component], found: Walk) -> dict[str, str]:
-    words = {word for one in reached for node in one.statements for word in _names(node)}
+    reached = {_key(one, graph): one for one in graph.reach(entry, attr)}
+    words = {word for one in reached.values() for node in one.statements for word in _names(node)}
     words |= {word for name in graph.modules for node in graph.acting(name) for word in _names(node)}
     docs = bool(_READS_DOCS & words)
+    components = _hashes(graph, reached, found, docs=docs, source=bool(_READS_SOURCE & words))
+    body = json.dumps([_VERSION, entry, attr, sorted(components.items())], ensure_ascii=True)
+    return Analysis(Fingerprint(hashlib.sha256(body.encode()).hexdigest(), components), found, graph, reached, docs)
+
+
+def _key(one: Component, graph: Graph) -> str:
+    """Name a part for people; a package may have a submodule and a definition of one name."""
+    dotted = f"{one.module}.{one.name}"
+    return f"{one.module}:{one.name}" if dotted in graph.modules else dotted
+
+
+def _hashes(graph: Graph, reached: Mapping[str, Component], found: Walk, *, docs: bool, source: bool) -> dict[str, str]:
     components: dict[str, str] = {}
     for name, module in graph.modules.items():
-        view = View(docs, lambda node, module=module: graph.quiet.is_plain(node, module))  # type: ignore[misc]
-        here = [one for one in reached if one.module == name]
-        for one in here:
-            components[f"{name}.{one.name}"] = _digest(canonical(one.statements, view), one.references)
-        components[name] = _module(graph, module, here, view, source=bool(_READS_SOURCE & words))
+        view = _view(graph, name, docstrings=docs)
+        here = {key: one for key, one in reached.items() if one.module == name}
+        for key, one in here.items():
+            components[key] = _digest(canonical(one.statements, view), one.references)
+        components[name] = _module(graph, module, here.values(), view, source=source)
     for path, place in found.data.items():
-        components[place] = hashlib.sha256(path.read_bytes()).hexdigest()
+        key = f"./{place}" if place in components else place  # a file without a suffix may be named like a module
+        components[key] = hashlib.sha256(path.read_bytes()).hexdigest()
     return components
+
+
+def _view(graph: Graph, module: str, *, docstrings: bool) -> View:
+    here = graph.modules[module]
+    return View(docstrings, lambda node: graph.quiet.is_plain(node, here))
 
 
 def _module(graph: Graph, module: Module, here: Iterable[Component], view: View, *, source: bool) -> str:

@@ -1,7 +1,7 @@
 """What the devices say: retained reports and online hints, gathered over the broker (§11).
 
-Reports are shown as they come; an unreadable or foreign one is counted and named, never believed. `Outcomes` reads from
-them what became of one release.
+Reports are shown as they come; an unreadable or foreign one is named, never believed. `outcome_of` reads from them what
+became of one release.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_agent.contract.errors import Reason
 from edge_agent.contract.messages import ReleaseInfo, Report, SlotReport, Topics, decode_report
 from edge_agent.transport.client import Client
 
-__all__ = ["DeviceOutcome", "Fleet", "Outcome", "outcome_of"]
+__all__ = ["DeviceOutcome", "DeviceStatus", "Fleet", "Outcome", "outcome_of"]
 
 QUIET_SECONDS = 0.4
 
@@ -46,6 +46,20 @@ class DeviceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     state: str = ""
     reasons: list[Reason] = []
+
+    @property
+    def words(self) -> str:
+        """How it ended, or how far it is."""
+        return (self.state if self.outcome is Outcome.PENDING else self.outcome.value).replace("_", " ")
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device last said. `report` is the last readable one, `unreadable` what was wrong with a later one."""
+
+    device: str
+    online: bool
+    report: Report | None = None
+    unreadable: str = ""
 
 
 class Fleet:
@@ -93,6 +107,7 @@ class Fleet:
         except ValueError as error:
             self.unreadable[device] = str(error)
             return
+        self.unreadable.pop(device, None)
         if (report.device, report.fleet) != (device, self._topics.fleet):
             self.unreadable[device] = f"claims to be device {report.device} of fleet {report.fleet}"
             return
@@ -116,18 +131,32 @@ class Fleet:
     def outcomes(self, info: ReleaseInfo) -> list[DeviceOutcome]:
         """Return what became of a release on every device that follows its channel with that pipeline."""
         return [
-            outcome_of(device, slot, info)
-            for device, report in sorted(self.reports.items())
-            for slot in report.slots
+            outcome_of(known.device, slot, info, online=known.online)
+            for known in self.devices()
+            if known.report is not None
+            for slot in known.report.slots
             if (slot.pipeline, slot.channel) == (info.pipeline, info.channel)
         ]
 
+    def devices(self) -> list[DeviceStatus]:
+        """Return what is known of every device at this moment, by name."""
+        with self._news:
+            return [
+                DeviceStatus(
+                    device=device,
+                    online=self.online.get(device, False),
+                    report=self.reports.get(device),
+                    unreadable=self.unreadable.get(device, ""),
+                )
+                for device in sorted({*self.reports, *self.unreadable})
+            ]
 
-def outcome_of(device: str, slot: SlotReport, info: ReleaseInfo) -> DeviceOutcome:
+
+def outcome_of(device: str, slot: SlotReport, info: ReleaseInfo, *, online: bool = True) -> DeviceOutcome:
     """Return what `slot` says of a release. A release of the same bytes under a newer name counts by name."""
     if slot.active == info.name and slot.active_digest == info.digest and not slot.candidate:
         return DeviceOutcome(device=device, outcome=Outcome.COMMITTED, state="committed")
     if slot.last == info.name and slot.last_digest == info.digest:
         found = _ENDS.get(slot.state, Outcome.PENDING)
         return DeviceOutcome(device=device, outcome=found, state=slot.state, reasons=slot.reasons)
-    return DeviceOutcome(device=device, outcome=Outcome.PENDING, state="waiting")
+    return DeviceOutcome(device=device, outcome=Outcome.PENDING, state="waiting" if online else "offline")

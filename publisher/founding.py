@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError, ConfigError
-from edge_agent.contract.manifest import check_name
-from edge_agent.transport.address import Address
-from publisher.config import HOME_NAME, Home, load_home, write_home
+from publisher.config import HOME_NAME, Home, check_names, chosen_home, load_home, quoted, write_home
 from publisher.keys import KeyStore
+from publisher.passphrase import Passphrase, ask
 from publisher.record import Record
 from publisher.repository import create_channel
 
@@ -27,27 +26,28 @@ def init(
     fleet: str,
     broker: str,
     *,
-    passphrase: str,
+    passphrase: Passphrase = ask,
     channels: Sequence[str] = CHANNELS,
     home: str | Path | None = None,
 ) -> Home:
-    """Found `fleet` in a new home (default `.fieldcast` here) with these channels; return the home.
+    """Found `fleet` in a new home (`$FIELDCAST_HOME`, or `.fieldcast` here) with these channels; return the home.
 
     Raises `ConfigError` for names, URLs or a home that exists, `AuthorError` for an empty passphrase.
     """
-    _check(fleet, broker, channels)
-    if not passphrase:
-        raise AuthorError("an empty passphrase does not protect signing keys: choose one")
-    path = Path(home or HOME_NAME).absolute()
-    if path.exists():
+    check_names(fleet, channels, broker)
+    path = chosen_home(home) or Path(HOME_NAME).absolute()
+    if path.exists() or path.is_symlink():
         raise ConfigError(f"{path} exists already: nothing was changed")
+    secret = passphrase if isinstance(passphrase, str) else passphrase()
+    if not secret:
+        raise AuthorError("an empty passphrase does not protect signing keys: choose one")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f"{path.name}-", dir=path.parent))
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror}") from None
     try:
-        _build(building, fleet, broker, channels, passphrase)
+        _build(building, fleet, broker, channels, secret)
         building.chmod(0o755)
         building.rename(path)
     except BaseException:
@@ -56,39 +56,33 @@ def init(
     return load_home(path)
 
 
-def _check(fleet: str, broker: str, channels: Sequence[str]) -> None:
-    try:
-        check_name("fleet", fleet)
-        for channel in channels:
-            check_name("channel", channel)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if len(set(channels)) != len(channels) or not channels:
-        raise ConfigError("name at least one channel, and each once")
-    Address.parse(broker)
-
-
 def _build(path: Path, fleet: str, broker: str, channels: Sequence[str], passphrase: str) -> None:
-    home = write_home(path, fleet=fleet, broker=broker, channels=list(channels))
+    home = write_home(path, fleet=fleet, broker=broker, channels=channels)
     record, keys = Record(home.record_location), KeyStore(home.keys)
     home.device.mkdir()
     for channel in channels:
         created = create_channel(record, keys, fleet, channel, passphrase)
         (home.device / f"{channel}.root.json").write_bytes(created.root())
-    (home.device / "agent.toml").write_text(_TEMPLATE.format(fleet=fleet, broker=broker, channel=channels[0]))
+    template = _TEMPLATE.format(fleet=fleet, broker=quoted(broker), channel=channels[0], table=_table(channels[0]))
+    (home.device / "agent.toml").write_text(template)
+
+
+def _table(name: str) -> str:
+    """Return a name as part of a TOML table's heading: a dot in it would open another table."""
+    return quoted(name) if "." in name else name
 
 
 _TEMPLATE = """\
-# A device of fleet {fleet}. Copy this file and the root of each channel to the device, then edit.
+# A device of fleet {fleet}. Copy this file and the root of its channel to the device, then edit.
 [device]
 id = "device-1"                 # unique in the fleet
 fleet = "{fleet}"
 state = "/var/lib/edge-agent"   # the agent's own directory
 
 [broker]
-url = "{broker}"
+url = {broker}
 
-[channel.{channel}]
+[channel.{table}]
 root = "{channel}.root.json"
 
 # One slot for each pipeline; its name is the pipeline's.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,7 @@ def preflight(package: Package) -> str:
     if answer.ok:
         return answer.words
     reasons = "; ".join(map(str, answer.reasons))
-    trace = f"\n{answer.traceback.rstrip()}" if answer.traceback else ""
+    trace = "\n" + textwrap.indent(answer.traceback.rstrip(), "  ") if answer.traceback else ""
     raise AuthorError(f"preflight failed, nothing was pushed: {reasons}{trace}")
 
 
@@ -58,4 +59,6 @@ def _run(directory: Path) -> _Answer:
         raise AuthorError(f"preflight failed: the pipeline did not load within {SECONDS_MAX:.0f} s") from None
     except msgspec.DecodeError:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
-        raise AuthorError(f"preflight failed: the clean process ended with status {done.returncode}: {last[0]}") from None
+        raise AuthorError(
+            f"preflight failed: the clean process ended with status {done.returncode}: {last[0]}"
+        ) from None

@@ -1,7 +1,7 @@
-"""Pushes a pipeline into a channel: pack, preflight, sign, send, and (if asked) wait for what the devices say.
+"""Pushes a pipeline into a channel, or offers an older release again, and (if asked) waits for what the devices say.
 
-Blobs go first and the envelope that announces them last, so no device hears of a release whose bytes are not there.
-Nothing is signed before preflight has passed and the broker has answered.
+Decides the order: what is cheap to find wrong comes first (home, channel, words, target, passphrase), then packing and
+preflight, then the broker; only when all of them have answered is anything signed.
 """
 
 from __future__ import annotations
@@ -10,41 +10,35 @@ import enum
 import functools
 import getpass
 import os
-import queue
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edge_agent.contract.digest import Digest
-from edge_agent.contract.errors import AuthorError, ConfigError, UpdateRejected
-from edge_agent.contract.manifest import parse_manifest
+from edge_agent.contract.errors import AuthorError, ConfigError, TransportError
+from edge_agent.contract.manifest import check_name, parse_manifest
 from edge_agent.contract.messages import ReleaseInfo, Topics
-from edge_agent.contract.verification import Request
 from edge_agent.sdk.pipeline import Pipeline
-from edge_agent.transport import blobs
-from edge_agent.transport import envelope as envelopes
-from edge_agent.transport.client import Client
-from publisher.config import Home, access_arguments, load_home
+from publisher.config import Home, load_home
 from publisher.fleet import DeviceOutcome, Fleet, Outcome
 from publisher.keys import KeyStore
-from publisher.packaging import Package, pack
-from publisher.passphrase import passphrase as ask_passphrase
+from publisher.packaging import pack
+from publisher.passphrase import Passphrase, ask
 from publisher.preflight import preflight
 from publisher.project import find_pipeline
 from publisher.record import Record
 from publisher.repository import Channel, Published
-from publisher.verification import verify
+from publisher.uplink import Uplink, connect
 
-__all__ = ["Ending", "PushResult", "connect", "push", "rollback"]
+__all__ = ["Ending", "PushResult", "ending_of", "push", "rollback"]
 
-CONNECT_SECONDS = 10.0
-SEND_SECONDS = 60.0
-RETAINED_SECONDS = 1.5
+MESSAGE_CHARACTERS_MAX = 500
 Progress = Callable[[str], None]
 
 
@@ -86,7 +80,7 @@ def push(
     devices: int = 0,
     timeout_seconds: float = 120.0,
     home: str | Path | None = None,
-    passphrase: str | None = None,
+    passphrase: Passphrase = ask,
     progress: Progress = lambda words: None,
 ) -> PushResult:
     """Push a pipeline (an instance, or TARGET as on the command line) into a channel.
@@ -96,33 +90,34 @@ def push(
     `UpdateRejected` when a device would refuse what was signed.
     """
     started = time.monotonic()
-    place = load_home(home)
-    place.require_channel(channel)
-    package, words = _prepare(target, progress)
-    if dry_run:
-        return _result(Ending.DRY_RUN, channel, package, words, started)
-    secret = passphrase if passphrase is not None else ask_passphrase()
-    store = _open(place, channel, secret)
-    with connect(place) as client, Fleet(Topics(place.fleet)).listening(client) as fleet:
-        _require_one_history(client, place, store)
-        progress("sending blobs")
-        sent = _send_blobs(client, place, store, list(package.blobs.values()))
-        progress("signing")
-        published = store.publish(
+    desk = _Desk.at(load_home(home), channel, progress)
+    _check_words(desk.home, tag, message)
+    pipeline = find_pipeline(target)
+    secret = "" if dry_run else desk.unlock(passphrase)
+    progress("packing")
+    package = pack(pipeline)
+    progress("preflight in a clean process")
+    words = preflight(package)
+    result = PushResult(
+        ending=Ending.DRY_RUN,
+        channel=channel,
+        pipeline=package.manifest.pipeline,
+        digest=Digest.of(package.data),
+        preflight=words,
+        warnings=package.warnings,
+    )
+    if not dry_run:
+        publish = functools.partial(
+            desk.channel.publish,
             package.data,
             pipeline=package.manifest.pipeline,
-            keys=KeyStore(place.keys),
-            passphrase=secret,
             tag=tag,
             message=message,
-            signer=_signer(),
-            **_commit(),  # type: ignore[arg-type]
+            **desk.hand(secret),
+            **_commit(),
         )
-        sent += _announce(client, place, store, published.envelope)
-        progress(f"published {published.info.name}")
-        outcomes = _wait(fleet, published, devices, timeout_seconds, progress) if wait else []
-    ending = ending_of(outcomes, devices) if wait else Ending.PUBLISHED
-    return _result(ending, channel, package, words, started, published.info, sent, outcomes)
+        result = desk.offer(result, package.blobs.values(), publish, _Wait(devices, timeout_seconds) if wait else None)
+    return _timed(result, started)
 
 
 def rollback(
@@ -135,7 +130,7 @@ def rollback(
     devices: int = 0,
     timeout_seconds: float = 120.0,
     home: str | Path | None = None,
-    passphrase: str | None = None,
+    passphrase: Passphrase = ask,
     progress: Progress = lambda words: None,
 ) -> PushResult:
     """Offer an older release of a pipeline again, under a new sequence number (the fleet's rollback).
@@ -143,141 +138,18 @@ def rollback(
     Without `sequence`: the newest release before the one offered now that has other bytes. Raises as `push` does.
     """
     started = time.monotonic()
-    place = load_home(home)
-    place.require_channel(channel)
-    store = Channel(Record(place.record_location), place.fleet, channel)
-    name = pipeline or _only_pipeline(store)
-    back_to = _earlier(store, name, sequence)
-    secret = passphrase if passphrase is not None else ask_passphrase()
-    _open(place, channel, secret)
-    with connect(place) as client, Fleet(Topics(place.fleet)).listening(client) as fleet:
-        _require_one_history(client, place, store)
-        manifest = parse_manifest(store.manifest(back_to.digest))
-        sent = _send_blobs(client, place, store, [store.record.get_blob(ref) for ref in manifest.blobs()])
-        published = store.republish(
-            back_to.sequence,
-            pipeline=name,
-            keys=KeyStore(place.keys),
-            passphrase=secret,
-            message=message,
-            signer=_signer(),
-        )
-        sent += _announce(client, place, store, published.envelope)
-        progress(f"published {published.info.name}, the bytes of {back_to.name}")
-        outcomes = _wait(fleet, published, devices, timeout_seconds, progress) if wait else []
-    return PushResult(
-        ending=ending_of(outcomes, devices) if wait else Ending.PUBLISHED,
-        channel=channel,
-        pipeline=name,
-        digest=published.info.digest,
-        release=published.info.name,
-        sequence=published.info.sequence,
-        sent_bytes=sent,
-        seconds=round(time.monotonic() - started, 3),
-        devices=outcomes,
+    desk = _Desk.at(load_home(home), channel, progress)
+    _check_words(desk.home, "", message)
+    name = pipeline or _only_pipeline(desk.channel)
+    back_to = _earlier(desk.channel, name, sequence)
+    republish = functools.partial(
+        desk.channel.republish, back_to.sequence, pipeline=name, message=message, **desk.hand(desk.unlock(passphrase))
     )
-
-
-@contextmanager
-def connect(home: Home) -> Iterator[Client]:
-    """Connect to the home's broker for as long as the block runs. Raises `TransportError`."""
-    client = Client(
-        home.broker.url,
-        f"publisher-{os.getpid()}-{os.urandom(4).hex()}",
-        clean_start=True,
-        session_expiry_seconds=0,
-        **access_arguments(home),
-    )
-    with client:
-        client.wait_connected(CONNECT_SECONDS)
-        yield client
-
-
-def _prepare(target: Pipeline | str | None, progress: Progress) -> tuple[Package, str]:
-    pipeline = target if isinstance(target, Pipeline) else find_pipeline(target)
-    progress("packing")
-    package = pack(pipeline)
-    progress("preflight in a clean process")
-    return package, preflight(package)
-
-
-def _open(place: Home, channel: str, secret: str) -> Channel:
-    """Open a channel, and find out now whether the passphrase opens its keys."""
-    store = Channel(Record(place.record_location), place.fleet, channel)
-    if not store.exists():
-        raise ConfigError(f"channel {channel} is not in the record {place.record}: run `publisher init` again?")
-    KeyStore(place.keys).signer(f"{channel}-release", secret)
-    return store
-
-
-def _require_one_history(client: Client, place: Home, store: Channel) -> None:
-    """Refuse to sign when the broker announces a newer state than the record holds (T7)."""
-    message = _retained(client, Topics(place.fleet).trust(store.name))
-    if message is None:
-        return
-    root = store.root()
-    request = functools.partial(Request, fleet=place.fleet, channel=store.name, now=0.0, root=root)
-    try:
-        announced = envelopes.unpack(message)
-        if announced == store.envelope():
-            return
-        theirs = verify(request(envelope=announced))
-    except UpdateRejected:
-        return  # whoever put it there holds no key; ours replaces it
-    ours = verify(request(envelope=store.envelope()))
-    versions = [next(one.version for one in side.floors if one.role == "timestamp") for side in (theirs, ours)]
-    if versions[0] >= versions[1]:
-        raise AuthorError(
-            f"the broker announces state {versions[0]} of channel {store.name}, the record {place.record} only has "
-            f"{versions[1]}: somebody pushed from another record; use theirs, or restore this one from its backup"
-        )
-
-
-def _retained(client: Client, topic: str) -> bytes | None:
-    found: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def hear(heard: str, payload: bytes, retain: bool) -> None:
-        if heard == topic:
-            found.put(payload)
-
-    with client.listening(hear):
-        client.subscribe([topic])
-        try:
-            return found.get(timeout=RETAINED_SECONDS) or None
-        except queue.Empty:
-            return None
-        finally:
-            client.unsubscribe([topic])
-
-
-def _send_blobs(client: Client, place: Home, store: Channel, contents: list[bytes]) -> int:
-    """Keep blobs in the record and make sure the broker has them; return the bytes sent for those it lacked."""
-    topics = Topics(place.fleet)
-    by_digest = {ref.digest: (ref, data) for data in contents if (ref := store.record.put_blob(data))}
-    lacking = blobs.absent(client, topics, [ref for ref, _ in by_digest.values()], RETAINED_SECONDS)
-    return sum(blobs.publish(client, topics, by_digest[ref.digest][1]) for ref in lacking)
-
-
-def _announce(client: Client, place: Home, store: Channel, envelope: bytes) -> int:
-    message = envelopes.pack(envelope)
-    client.publish(Topics(place.fleet).trust(store.name), message, retain=True).wait(SEND_SECONDS)
-    return len(message)
-
-
-def _wait(fleet: Fleet, published: Published, devices: int, seconds: float, progress: Progress) -> list[DeviceOutcome]:
-    told: dict[str, str] = {}
-
-    def done(fleet: Fleet) -> bool:
-        outcomes = fleet.outcomes(published.info)
-        for one in outcomes:
-            if told.get(one.device) != one.state:
-                told[one.device] = one.state
-                progress(f"{one.device}: {one.state}")
-        ended = [one for one in outcomes if one.outcome is not Outcome.PENDING]
-        return len(ended) == len(outcomes) and len(ended) >= max(devices, 1)
-
-    fleet.wait_for(done, seconds)
-    return fleet.outcomes(published.info)
+    progress(f"back to {back_to.name}")
+    manifest = parse_manifest(desk.channel.manifest(back_to.digest))
+    contents = [desk.channel.record.get_blob(ref) for ref in manifest.blobs()]
+    result = PushResult(ending=Ending.PUBLISHED, channel=channel, pipeline=name, digest=back_to.digest)
+    return _timed(desk.offer(result, contents, republish, _Wait(devices, timeout_seconds) if wait else None), started)
 
 
 def ending_of(outcomes: list[DeviceOutcome], devices: int) -> Ending:
@@ -292,65 +164,155 @@ def ending_of(outcomes: list[DeviceOutcome], devices: int) -> Ending:
     return Ending.COMMITTED
 
 
-def _result(
-    ending: Ending,
-    channel: str,
-    package: Package,
-    words: str,
-    started: float,
-    info: ReleaseInfo | None = None,
-    sent: int = 0,
-    outcomes: list[DeviceOutcome] | None = None,
-) -> PushResult:
-    return PushResult(
-        ending=ending,
-        channel=channel,
-        pipeline=package.manifest.pipeline,
-        digest=Digest.of(package.data),
-        release=info.name if info is not None else "",
-        sequence=info.sequence if info is not None else 0,
-        preflight=words,
-        warnings=list(package.warnings),
-        sent_bytes=sent,
-        seconds=round(time.monotonic() - started, 3),
-        devices=outcomes or [],
-    )
+# --- what a push and a rollback share -------------------------------------------------------------------------------
 
 
-def _only_pipeline(store: Channel) -> str:
-    names = sorted(store.current())
-    if len(names) != 1:
-        raise ConfigError(f"which pipeline? channel {store.name} has {', '.join(names) or 'none yet'}")
+@dataclass(frozen=True)
+class _Wait:
+    """For how many devices at least, and for how long at most."""
+
+    devices: int
+    seconds: float
+
+    def over(self, fleet: Fleet, info: ReleaseInfo, progress: Progress) -> list[DeviceOutcome]:
+        told: dict[str, str] = {}
+
+        def done(fleet: Fleet) -> bool:
+            outcomes = fleet.outcomes(info)
+            for one in outcomes:
+                if told.get(one.device) != one.words:
+                    told[one.device] = one.words
+                    progress(f"{one.device}: {one.words}")
+            ended = [one for one in outcomes if one.outcome is not Outcome.PENDING]
+            return len(ended) == len(outcomes) and len(ended) >= max(self.devices, 1)
+
+        fleet.wait_for(done, self.seconds)
+        return fleet.outcomes(info)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """One channel of a home, ready to be signed into."""
+
+    home: Home
+    channel: Channel
+    progress: Progress
+
+    @classmethod
+    def at(cls, home: Home, name: str, progress: Progress) -> _Desk:
+        channel = Channel(Record(home.record_location), home.fleet, home.require_channel(name))
+        if not channel.exists():
+            raise ConfigError(
+                f"channel {name} is not in the record {home.record_location}: restore the record from its backup"
+            )
+        return cls(home, channel, progress)
+
+    def unlock(self, passphrase: Passphrase) -> str:
+        """Return the passphrase, after finding out whether it opens the channel's keys."""
+        secret = passphrase if isinstance(passphrase, str) else passphrase()
+        KeyStore(self.home.keys).signer(f"{self.channel.name}-release", secret)
+        return secret
+
+    def hand(self, secret: str) -> dict[str, Any]:
+        """Return who signs, and with what."""
+        return {"keys": KeyStore(self.home.keys), "passphrase": secret, "signer": _signer()}
+
+    def offer(
+        self, result: PushResult, contents: Iterable[bytes], sign: Callable[[], Published], wait: _Wait | None
+    ) -> PushResult:
+        """Send the blobs, sign, announce, and wait if asked; return `result` with what came of it."""
+        with connect(self.home) as client, Fleet(Topics(self.home.fleet)).listening(client) as fleet:
+            uplink = Uplink(client, self.channel)
+            uplink.require_one_history()
+            self.progress("sending blobs")
+            sent = uplink.send_blobs(contents)
+            self.progress("signing")
+            published = sign()
+            sent += _announced(uplink, published)
+            self.progress(f"published {published.info.name}")
+            outcomes = wait.over(fleet, published.info, self.progress) if wait else []
+        return msgspec.structs.replace(
+            result,
+            ending=ending_of(outcomes, wait.devices) if wait else Ending.PUBLISHED,
+            release=published.info.name,
+            sequence=published.info.sequence,
+            sent_bytes=sent,
+            devices=outcomes,
+        )
+
+
+def _announced(uplink: Uplink, published: Published) -> int:
+    try:
+        return uplink.announce(published.envelope)
+    except TransportError as error:
+        raise TransportError(
+            f"{published.info.name} is signed, but the broker did not take the announcement: {error}; push again"
+        ) from None
+
+
+def _timed(result: PushResult, started: float) -> PushResult:
+    return msgspec.structs.replace(result, seconds=round(time.monotonic() - started, 3))
+
+
+# --- which release --------------------------------------------------------------------------------------------------
+
+
+def _only_pipeline(channel: Channel) -> str:
+    names = sorted(channel.current())
+    if not names:
+        raise ConfigError(f"channel {channel.name} has no releases yet: there is nothing to go back to")
+    if len(names) > 1:
+        raise ConfigError(f"which pipeline? channel {channel.name} has {', '.join(names)}")
     return names[0]
 
 
-def _earlier(store: Channel, pipeline: str, sequence: int | None) -> ReleaseInfo:
-    current = store.current().get(pipeline)
-    listed = [one for one in store.releases() if one.pipeline == pipeline]
+def _earlier(channel: Channel, pipeline: str, sequence: int | None) -> ReleaseInfo:
+    current = channel.current().get(pipeline)
     if current is None:
-        raise ConfigError(f"channel {store.name} has no pipeline {pipeline!r}")
+        known = ", ".join(sorted(channel.current())) or "none yet"
+        raise ConfigError(f"channel {channel.name} has no pipeline {pipeline!r}; it has {known}")
+    listed = [one for one in channel.releases() if one.pipeline == pipeline]
     if sequence is not None:
-        found = [one for one in listed if one.sequence == sequence]
-        if not found:
-            known = ", ".join(one.name for one in listed)
-            raise ConfigError(f"channel {store.name} has no release {pipeline}@{sequence}; it has {known}")
-        return found[0]
+        return _numbered(channel, pipeline, sequence, listed)
     earlier = [one for one in listed if one.sequence < current[1].sequence and one.digest != current[1].digest]
     if not earlier:
-        raise AuthorError(f"{current[1].name} is the only release of {pipeline}: there is nothing to go back to")
+        raise AuthorError(f"no release of {pipeline} before {current[1].name} has other bytes: nothing to go back to")
     return max(earlier, key=lambda one: one.sequence)
 
 
+def _numbered(channel: Channel, pipeline: str, sequence: int, listed: list[ReleaseInfo]) -> ReleaseInfo:
+    for one in listed:
+        if one.sequence == sequence:
+            return one
+    known = ", ".join(one.name for one in listed)
+    raise ConfigError(f"channel {channel.name} has no release {pipeline}@{sequence}; it has {known}")
+
+
+# --- what is signed beside the bytes --------------------------------------------------------------------------------
+
+
+def _check_words(home: Home, tag: str, message: str) -> None:
+    """Refuse a tag that could not be told from another reference, and a message that would spoil a table."""
+    if tag:
+        try:
+            check_name("tag", tag)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if tag.isdecimal() or tag in home.channels:
+            raise ConfigError(f"tag {tag!r} reads like a sequence number or a channel: choose another, such as v1.4")
+    if not message.isprintable() or len(message) > MESSAGE_CHARACTERS_MAX:
+        raise ConfigError(f"the message must be one line of at most {MESSAGE_CHARACTERS_MAX} printable characters")
+
+
 def _signer() -> str:
-    named = os.environ.get("FIELDCAST_SIGNER")
-    return named or f"{getpass.getuser()}@{socket.gethostname()}"
+    return os.environ.get("FIELDCAST_SIGNER") or f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def _commit() -> dict[str, str | bool]:
+def _commit() -> dict[str, Any]:
     """Return the git commit of the working directory and whether it has uncommitted changes; empty outside one."""
     try:
         head, changes = (
-            subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S607
+            subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
             for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.SubprocessError):

@@ -43,7 +43,7 @@ def judge(manifest: Manifest, profile: Profile) -> list[Reason]:
     return [
         *_python(manifest, profile),
         *_requirements(manifest, profile),
-        *(reason for stage in manifest.stages for reason in _stage(stage, profile)),
+        *(reason for stage in manifest.every_stage() for reason in _stage(stage, profile)),
     ]
 
 

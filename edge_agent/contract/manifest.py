@@ -8,6 +8,7 @@ the same bytes keeps the same digest. Unknown fields are tolerated, an unknown `
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from edge_agent.contract.digest import BlobRef, decode_json, encode_json
 from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
 
 __all__ = [
+    "CONTAINERS",
     "FORMAT",
     "MANIFEST_BYTES_MAX",
     "HealthPolicy",
@@ -33,6 +35,10 @@ __all__ = [
 FORMAT = 1
 MANIFEST_BYTES_MAX = 256 * 1024
 FILE_NAME_BYTES_MAX = 255
+STAGE_DEPTH_MAX = 16
+CONTAINERS = ("edge_agent.sdk.parallel:Parallel", "edge_agent.sdk.pipeline:Pipeline")
+"""Targets of stages that are made of stages. Wire format."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -63,6 +69,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `target` is `module:QualifiedName`. `bundle` is None for filters that are part of the agent (`edge_agent.sdk`).
     `tag` is the bundle's wheel tag (PEP 425). `parameters` holds JSON-like values in the encoding of
     `edge_agent.sdk.parameters`. A parameter that is a file appears in `models` under the parameter's name.
+    `branches` is for the targets in `CONTAINERS` only; a nested pipeline has one branch, named "". Names of stages are
+    unique over the whole tree.
     """
 
     name: str
@@ -74,6 +82,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: BlobRef | None = None
     models: dict[str, ModelRef] = {}
     providers: list[str] = []
+    branches: dict[str, list[Stage]] = {}
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -121,10 +130,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     health: HealthPolicy = HealthPolicy()
     history: int = 0
 
+    def every_stage(self) -> Iterator[Stage]:
+        """Yield all stages with those in their branches, each before what it contains."""
+        return (stage for stage, _ in _walk(self.stages))
+
     def blobs(self) -> Iterator[BlobRef]:
         """Yield every blob the release needs, each once, in a fixed order."""
         seen = set()
-        for stage in self.stages:
+        for stage in self.every_stage():
             for ref in (stage.bundle, stage.state, *(model.blob for _, model in sorted(stage.models.items()))):
                 if ref is not None and ref.digest not in seen:
                     seen.add(ref.digest)
@@ -170,33 +183,64 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & {"/", "\0"} and len(name.encode()) <= FILE_NAME_BYTES_MAX
 
 
-def _faults(manifest: Manifest) -> Iterator[Reason]:
-    def fault(message: str, where: str) -> Reason:
-        return Reason(code=ReasonCode.MALFORMED, message=f"manifest: {message}", where=where)
+def _walk(stages: list[Stage], where: str = "$.stages") -> Iterator[tuple[Stage, str]]:
+    """Yield all stages with their key paths, each before what it contains."""
+    waiting = [(stage, f"{where}[{index}]") for index, stage in enumerate(stages)][::-1]
+    while waiting:
+        stage, path = waiting.pop()
+        yield stage, path
+        inner = [
+            (one, f"{path}.branches.{name}[{index}]")
+            for name, branch in sorted(stage.branches.items())
+            for index, one in enumerate(branch)
+        ]
+        waiting += inner[::-1]
 
+
+def _fault(message: str, where: str) -> Reason:
+    return Reason(code=ReasonCode.MALFORMED, message=f"manifest: {message}", where=where)
+
+
+def _faults(manifest: Manifest) -> Iterator[Reason]:
     try:
         check_name("pipeline", manifest.pipeline)
     except ValueError as error:
-        yield fault(str(error), "$.pipeline")
+        yield _fault(str(error), "$.pipeline")
     if not manifest.stages:
-        yield fault("a pipeline needs at least one stage", "$.stages")
-    names = [stage.name for stage in manifest.stages]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield fault(f"stage name {name!r} is used twice", "$.stages")
-    for index, stage in enumerate(manifest.stages):
-        if stage.target.count(":") != 1 or not all(stage.target.split(":")):
-            yield fault(f"target {stage.target!r} is not module:Class", f"$.stages[{index}].target")
-        elif stage.bundle is None and not stage.target.startswith("edge_agent.sdk."):
-            yield fault(f"{stage.target} is not part of the agent and has no bundle", f"$.stages[{index}].bundle")
-        for key, model in sorted(stage.models.items()):
-            if not _is_file_name(model.name):
-                where = f"$.stages[{index}].models.{key}.name"
-                yield fault(f"file name {model.name[:80]!r} is not allowed: it must name a file, not a path", where)
+        yield _fault("a pipeline needs at least one stage", "$.stages")
+    counts = Counter(stage.name for stage in manifest.every_stage())
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        yield _fault(f"stage name {name!r} is used twice", "$.stages")
+    for stage, where in _walk(manifest.stages):
+        yield from _stage_faults(stage, where)
     for key, columns in (("input", manifest.input.columns), ("output", manifest.output.columns)):
         if len(set(columns)) != len(columns):
-            yield fault("a column is named twice", f"$.{key}.columns")
+            yield _fault("a column is named twice", f"$.{key}.columns")
     for ref in manifest.blobs():
         if ref.size < 0:
-            yield fault(f"blob {ref.digest} has size {ref.size}", "$.stages")
+            yield _fault(f"blob {ref.digest} has size {ref.size}", "$.stages")
     if manifest.history < 0:
-        yield fault("history is negative", "$.history")
+        yield _fault("history is negative", "$.history")
+
+
+def _stage_faults(stage: Stage, where: str) -> Iterator[Reason]:
+    if stage.target.count(":") != 1 or not all(stage.target.split(":")):
+        yield _fault(f"target {stage.target!r} is not module:Class", f"{where}.target")
+    elif stage.bundle is None and not stage.target.startswith("edge_agent.sdk."):
+        yield _fault(f"{stage.target} is not part of the agent and has no bundle", f"{where}.bundle")
+    if bool(stage.branches) != (stage.bundle is None and stage.target in CONTAINERS):
+        words = "has branches, which only" if stage.branches else "has no branches, which"
+        yield _fault(f"{stage.target} {words} {' and '.join(CONTAINERS)} have", f"{where}.branches")
+    if stage.branches and (set(stage.branches) == {""}) != stage.target.endswith(":Pipeline"):
+        yield _fault('a nested Pipeline has one branch, named "", and a Parallel others', f"{where}.branches")
+    for name in filter(None, stage.branches):
+        try:
+            check_name("branch", name)
+        except ValueError as error:
+            yield _fault(str(error), f"{where}.branches")
+    if where.count(".branches.") == STAGE_DEPTH_MAX:
+        yield _fault(f"stages lie {STAGE_DEPTH_MAX} deep or deeper in others", where[:200])
+    for key, model in sorted(stage.models.items()):
+        if not _is_file_name(model.name):
+            words = f"file name {model.name[:80]!r} is not allowed: it must name a file, not a path"
+            yield _fault(words, f"{where}.models.{key}.name")

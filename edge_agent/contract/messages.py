@@ -77,6 +77,10 @@ class Topics:
         """The filter that matches `leaf` (`report`, `online`, `event`) of every device, for the publisher."""
         return f"{self._root}/device/+/{leaf}"
 
+    def everything(self) -> str:
+        """The filter that matches every topic of the fleet, to clear a broker of it."""
+        return f"{self._root}/#"
+
     def device_of(self, topic: str) -> str:
         """Return the device id in a `device/<id>/…` topic of this fleet; raise `ValueError` for any other topic."""
         parts = topic.split("/")

@@ -71,9 +71,9 @@ class Crew:
     def hire(self, plan: Plan, now: float) -> Member:
         """Start a worker for `plan`. Raises `OSError` when the system refuses."""
         member = Member(plan.key, plan.release, plan.root, plan.columns, plan.tunables, now)
+        known = {one.key for one in self._members.values()}
         self._members[member.fd] = member
-        self._plans[plan.key] = plan
-        self._again = None
+        self._plans = {key: one for key, one in self._plans.items() if key in known} | {plan.key: plan}
         return member
 
     def has(self, member: Member) -> bool:
@@ -87,7 +87,8 @@ class Crew:
     @property
     def sandbox(self) -> dict[str, str]:
         """What the newest worker said of its sandbox, layer by layer."""
-        return next((one.sandbox for one in reversed(self._members.values()) if one.sandbox), {})
+        # A copy made in one step: the agent's other thread asks.
+        return next((one.sandbox for one in reversed(list(self._members.values())) if one.sandbox), {})
 
     def plan(self, member: Member) -> Plan:
         """Return what the member was hired for."""
@@ -96,7 +97,10 @@ class Crew:
     @property
     def history_rows(self) -> int:
         """How many past samples may be needed to warm a replacement up."""
-        return max([self.plan(one).history for one in self._members.values()], default=0) or 1
+        plans = [self.plan(one) for one in self._members.values()]
+        if self._again is not None:
+            plans.append(self._again[1])
+        return max([plan.history for plan in plans], default=0) or 1
 
     def overdue(self, now: float) -> list[tuple[Member, Reason]]:
         """Return who missed a deadline: to be ready, or to answer a frame."""
@@ -125,23 +129,35 @@ class Crew:
 
     def dismiss(self, now: float) -> None:
         """Retire everybody and hire nobody again."""
-        self._again = None
+        self.call_off()
         for member in list(self._members.values()):
             self.retire(member, now)
 
     def mourn(self, member: Member, reason: Reason, now: float) -> str:
         """Plan a replacement for a crashed worker, later each time; return words when it crashes too often."""
-        while self._crashes and now - self._crashes[0] > CRASH_WINDOW_SECONDS:
-            self._crashes.popleft()
-        self._crashes.append(now)
-        self._again = (now + RESTART_SECONDS[len(self._crashes) - 1], self.plan(member))
+        self.postpone(self.plan(member), now)
         if len(self._crashes) < CRASHES_MAX:
             return ""
         return f"{len(self._crashes)} crashes within {now - self._crashes[0]:.0f} s, last: {reason.message}"
 
+    def postpone(self, plan: Plan, now: float) -> None:
+        """Hire for `plan` later: later each time that this happens within `CRASH_WINDOW_SECONDS`."""
+        while self._crashes and now - self._crashes[0] > CRASH_WINDOW_SECONDS:
+            self._crashes.popleft()
+        self._crashes.append(now)
+        self._again = (now + RESTART_SECONDS[len(self._crashes) - 1], plan)
+
     def due_again(self, now: float) -> Plan | None:
-        """Return the plan of a crashed worker whose replacement is due."""
-        return self._again[1] if self._again is not None and now >= self._again[0] else None
+        """Return the plan of a crashed worker whose replacement is due, once."""
+        if self._again is None or now < self._again[0]:
+            return None
+        plan, self._again = self._again[1], None
+        return plan
+
+    def call_off(self, key: int | None = None) -> None:
+        """Hire no replacement, or none for deployment `key`."""
+        if self._again is not None and key in (None, self._again[1].key):
+            self._again = None
 
     def bury(self, now: float) -> None:
         """Collect those that ended; kill those that were asked to and did not."""

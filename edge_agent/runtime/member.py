@@ -26,10 +26,10 @@ from edge_agent.runtime.wire import Flag, Header, Kind
 
 __all__ = ["WARM_BATCHES_MAX", "Answer", "Batch", "Member", "failure_of"]
 
-OUTSTANDING_MAX = 64
+OUTSTANDING_MAX = 512
 WARM_BATCHES_MAX = 16
 SOCKET_BYTES = 1 << 20
-OBITUARY_SECONDS = 0.05
+OBITUARY_SECONDS = 0.02
 # What a worker gets to see of the agent's environment; everything else may hold secrets.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "COVERAGE_PROCESS_START")
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -70,6 +70,7 @@ class _Owed(NamedTuple):
     number: int
     since: float
     newest: int
+    warm: bool
 
 
 class Member:
@@ -111,7 +112,7 @@ class Member:
         samples = batch.samples
         header = Header(Kind.FRAME, Flag.WARM if warm else Flag.NONE, batch.number, batch.rows, len(self.columns))
         self._waiting.append((header, (samples.sequences, samples.timestamps, samples.select(self.columns))))
-        self.owed.append(_Owed(batch.number, now, max(samples.sequences)))
+        self.owed.append(_Owed(batch.number, now, max(samples.sequences), warm))
         self._push()
 
     def _push(self) -> None:
@@ -166,18 +167,20 @@ class Member:
             raise ValueError(f"a worker does not send {header.kind.name} now")
         if not self.owed or self.owed[0].number != header.batch:
             raise ValueError(f"an answer to batch {header.batch} out of turn")
-        newest = self._answered().newest
-        warm = bool(header.flags & Flag.WARM)
+        owed = self._answered()
         if header.kind is Kind.ERROR:
-            return Answer(batch=header.batch, warm=warm, failure=decode_json(payload, wire.Failure))
-        return Answer(batch=header.batch, warm=True) if warm else _checked(_rows(header, payload), newest)
+            return Answer(batch=header.batch, warm=owed.warm, failure=decode_json(payload, wire.Failure))
+        if owed.warm:
+            return Answer(batch=header.batch, warm=True)
+        return _checked(_rows(header, payload), owed.newest)
 
     def _answered(self) -> _Owed:
         """Take the oldest batch off; the worker has time for the next one from now on, and room in its socket."""
         done = self.owed.popleft()
         if self.owed:
             self.owed[0] = self.owed[0]._replace(since=max(self.owed[0].since, time.monotonic()))
-        self._push()
+        with contextlib.suppress(OSError):  # its end of file says it all
+            self._push()
         return done
 
     def stop(self) -> None:

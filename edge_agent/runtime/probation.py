@@ -26,10 +26,14 @@ class Mode(enum.Enum):
 
 
 class Probation:
-    """The evidence of one probation, from `now` on. `reference` is the active release's key, if there is one."""
+    """The evidence of one probation, from `now` on. `reference` is the active release's key, if there is one.
+
+    `traceback` is of the candidate's last failure.
+    """
 
     def __init__(self, mode: Mode, key: int, reference: int | None, policy: HealthPolicy, now: float) -> None:
         self.mode, self.key, self.reference = mode, key, reference
+        self.traceback = ""
         self._policy = policy
         self._evidence = Evidence(since=now)
         self._pairs: dict[int, Batch] = {}
@@ -54,6 +58,8 @@ class Probation:
         if self.key not in batch.answers or (self.reference is not None and self.reference not in batch.answers):
             return None
         del self._pairs[answer.batch]
+        failure = batch.answers[self.key].failure
+        self.traceback = failure.traceback if failure is not None else self.traceback
         reference = batch.answers.get(self.reference) if self.reference is not None else None
         self._evidence = self._evidence.add(
             batch.rows,

@@ -1,7 +1,8 @@
 """One thread that moves every slot's frames: it polls sources, sinks and workers, and pumps the lanes.
 
 Orders come in through a queue and take effect between two polls; news goes out through a callback. The thread never
-waits for a disk, a broker or a worker. It ends by itself only when told to.
+waits for a disk, a broker or a worker. It ends by itself only when told to: a lane in which something is wrong with our
+own code rests for a while and is tried again, and the others go on.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Container, Iterable
+from typing import Any, TypeVar
 
 from edge_agent.runtime.crew import Plan
 from edge_agent.runtime.lane import Lane
+from edge_agent.runtime.member import Member
 from edge_agent.runtime.sinks import Sink
 from edge_agent.runtime.sources import Source
 
@@ -26,6 +28,8 @@ __all__ = ["Supervisor"]
 log = logging.getLogger(__name__)
 POLL_SECONDS_MAX = 1.0
 CLOSE_SECONDS = 3.0
+REST_SECONDS = 1.0
+T = TypeVar("T")
 
 
 class Supervisor:
@@ -33,8 +37,8 @@ class Supervisor:
 
     def __init__(self, lanes: Iterable[Lane]) -> None:
         self.lanes = {lane.slot: lane for lane in lanes}
-        self._endpoints: list[Source | Sink] = [end for lane in self.lanes.values() for end in (lane.source, lane.sink)]
-        self._orders: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
+        self._resting: dict[str, float] = {}
+        self._orders: queue.SimpleQueue[tuple[Lane, Callable[[Lane, Any, float], None], Any]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = threading.Event()
         self._poll = select.poll()
@@ -53,7 +57,11 @@ class Supervisor:
         """End every worker and the thread."""
         self._stopping.set()
         self._nudge()
-        self._thread.join(CLOSE_SECONDS + 2.0)
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_SECONDS + 2.0)
+        if not self._thread.is_alive() and self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
 
     def alive(self, now: float) -> bool:
         """Tell whether the thread still turns: it came round within the last few seconds."""
@@ -61,34 +69,34 @@ class Supervisor:
 
     def run(self, slot: str, plan: Plan) -> None:
         """Run a committed release on a slot."""
-        self._order(lambda now: self.lanes[slot].run(plan, now))
+        self._order(self.lanes[slot], Lane.run, plan)
 
     def start_candidate(self, slot: str, plan: Plan) -> None:
         """Start a candidate beside the active release."""
-        self._order(lambda now: self.lanes[slot].start(plan, now))
+        self._order(self.lanes[slot], Lane.start, plan)
 
     def shadow(self, slot: str, key: int) -> None:
         """Let the candidate shadow."""
-        self._order(lambda now: self.lanes[slot].shadow(key, now))
+        self._order(self.lanes[slot], Lane.shadow, key)
 
     def serve(self, slot: str, key: int) -> None:
         """Let the candidate answer."""
-        self._order(lambda now: self.lanes[slot].serve(key, now))
+        self._order(self.lanes[slot], Lane.serve, key)
 
     def keep(self, slot: str, key: int) -> None:
         """The candidate is committed."""
-        self._order(lambda now: self.lanes[slot].keep(key, now))
+        self._order(self.lanes[slot], Lane.keep, key)
 
     def abandon(self, slot: str, key: int) -> None:
         """Drop a release."""
-        self._order(lambda now: self.lanes[slot].abandon(key, now))
+        self._order(self.lanes[slot], Lane.abandon, key)
 
-    def _order(self, act: Callable[[float], None]) -> None:
-        self._orders.put(act)
+    def _order(self, lane: Lane, act: Callable[[Lane, Any, float], None], what: Plan | int) -> None:
+        self._orders.put((lane, act, what))
         self._nudge()
 
     def _nudge(self) -> None:
-        with contextlib.suppress(OSError):
+        if self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 
     # --- the thread ----------------------------------------------------------------------------------------------
@@ -107,8 +115,8 @@ class Supervisor:
     def _turn(self) -> None:
         now = time.monotonic()
         self.beat = now
-        for lane in self.lanes.values():
-            lane.pump(now)
+        for lane in self._awake(now):
+            self._try(lane, now, lane.pump, now)
         owners, deadline = self._interests(now)
         wait = min(max(deadline - time.monotonic(), 0.0), POLL_SECONDS_MAX)
         # poll() counts in whole milliseconds: rounding up a deadline beats spinning on it.
@@ -118,41 +126,47 @@ class Supervisor:
             os.eventfd_read(self._wake)
         self._obey(now)
         for descriptor, events in ready.items():
-            owner = owners.get(descriptor)
-            if isinstance(owner, tuple):
-                owner[0].hear(owner[1], now)
-            elif owner is not None:
-                owner.handle(events, now)
-        for endpoint in self._endpoints:
-            descriptor, _, due = endpoint.interest()
-            if due is not None and due <= now and descriptor not in ready:
-                endpoint.handle(0, now)
+            if descriptor in owners:
+                lane, owner = owners[descriptor]
+                if isinstance(owner, Member):
+                    self._try(lane, now, lane.hear, owner, now)
+                else:
+                    self._try(lane, now, owner.handle, events, now)
+        for lane in self._awake(now):
+            self._try(lane, now, _handle_due, lane, ready.keys(), now)
 
     def _obey(self, now: float) -> None:
         while True:
             try:
-                act = self._orders.get_nowait()
+                lane, act, what = self._orders.get_nowait()
             except queue.Empty:
                 return
-            act(now)
+            self._try(lane, now, act, lane, what, now)
 
-    def _interests(self, now: float) -> tuple[dict[int, Any], float]:
+    def _awake(self, now: float) -> list[Lane]:
+        return [lane for lane in self.lanes.values() if self._resting.get(lane.slot, 0.0) <= now]
+
+    def _try(self, lane: Lane, now: float, act: Callable[..., T], *arguments: Any) -> T | None:
+        """Do something for one lane; what it raises, against its promises, costs this lane a rest and no other."""
+        try:
+            return act(*arguments)
+        except Exception:
+            log.exception("lane rests slot=%s seconds=%s", lane.slot, REST_SECONDS)
+            lane.counters["faults"] += 1
+            self._resting[lane.slot] = now + REST_SECONDS
+            return None
+
+    def _interests(self, now: float) -> tuple[dict[int, tuple[Lane, Member | Source | Sink]], float]:
         """Bring poll's registrations up to date; return who owns each descriptor, and the nearest deadline."""
-        owners: dict[int, Any] = {}
+        owners: dict[int, tuple[Lane, Member | Source | Sink]] = {}
         wanted: dict[int, int] = {}
-        deadline = now + POLL_SECONDS_MAX
-        for endpoint in self._endpoints:
-            descriptor, events, due = endpoint.interest()
-            if descriptor >= 0:
-                owners[descriptor], wanted[descriptor] = endpoint, events
-            if due is not None:
-                deadline = min(deadline, due)
-        for lane in self.lanes.values():
-            for descriptor, member in lane.crew.by_descriptor().items():
-                owners[descriptor], wanted[descriptor] = (lane, member), select.POLLIN
-            due = lane.wake_at(now)
-            if due is not None:
-                deadline = min(deadline, due)
+        deadline = min([now + POLL_SECONDS_MAX, *(end for end in self._resting.values() if end > now)])
+        for lane in self._awake(now):
+            for descriptor, events, due, owner in self._try(lane, now, _interests_of, lane, now) or ():
+                if descriptor >= 0:
+                    owners[descriptor], wanted[descriptor] = (lane, owner), events
+                if due is not None:
+                    deadline = min(deadline, due)
         for descriptor in self._registered.keys() - wanted.keys():
             with contextlib.suppress(KeyError, OSError):
                 self._poll.unregister(descriptor)
@@ -165,11 +179,27 @@ class Supervisor:
     def _close(self) -> None:
         now = time.monotonic()
         for lane in self.lanes.values():
-            lane.close(now)
+            self._try(lane, now, lane.close, now)
         deadline = now + CLOSE_SECONDS
         while any(lane.crew.dying for lane in self.lanes.values()) and time.monotonic() < deadline:
             for lane in self.lanes.values():
                 lane.crew.bury(time.monotonic())
             time.sleep(0.005)
-        for endpoint in self._endpoints:
-            endpoint.close()
+        for lane in self.lanes.values():
+            self._try(lane, now, lane.source.close)
+            self._try(lane, now, lane.sink.close)
+
+
+def _interests_of(lane: Lane, now: float) -> list[tuple[int, int, float | None, Member | Source | Sink]]:
+    ends: tuple[Source | Sink, ...] = (lane.source, lane.sink)
+    found: list[tuple[int, int, float | None, Member | Source | Sink]] = [(*end.interest(), end) for end in ends]
+    found += [(number, select.POLLIN, None, one) for number, one in lane.crew.by_descriptor().items()]
+    return [*found, (-1, 0, lane.wake_at(now), lane.sink)]
+
+
+def _handle_due(lane: Lane, ready: Container[int], now: float) -> None:
+    ends: tuple[Source | Sink, ...] = (lane.source, lane.sink)
+    for end in ends:
+        descriptor, _, due = end.interest()
+        if due is not None and due <= now and descriptor not in ready:
+            end.handle(0, now)

@@ -106,7 +106,7 @@ class Worker:
         invalid, words = invalid_rows(self._manifest.output, result)
         flags, columns, values = _encode_values(result)
         heads = b"".join(part.tobytes() for part in (result.sequences, result.firsts, result.timestamps))
-        note = encode_json(words[:300])
+        note = encode_json(_encodable(words[:300]))
         header = Header(Kind.RESULT, flags, batch, len(result), columns, min(invalid, 0xFFFFFFFF))
         self._send(header, len(note).to_bytes(4, "little"), note, heads, values)
 
@@ -115,7 +115,7 @@ class Worker:
         cause = getattr(error, "original", error)
         text = "".join(traceback.format_exception(cause))
         reason = Reason(code=code, message=_words(cause), where=stage)
-        failure = wire.Failure(reason=reason, traceback=text[-TRACEBACK_BYTES_MAX:])
+        failure = wire.Failure(reason=reason, traceback=_encodable(text[-TRACEBACK_BYTES_MAX:]))
         self._send(Header(Kind.ERROR, flags, batch), encode_json(failure))
 
     def _send(self, header: Header, *parts: bytes) -> None:
@@ -171,7 +171,16 @@ def _plain(value: object) -> object:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an author's __str__ may fail too
+        text = f"{type(error).__name__} (its text cannot be had)"
+    return _encodable(text[:500])
+
+
+def _encodable(text: str) -> str:
+    """Return the text without lone surrogates, which JSON cannot carry (undecodable file names have them)."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def main() -> None:
@@ -184,6 +193,20 @@ def main() -> None:
         Worker(sock).serve(applied)
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the supervisor is gone; so are we
+    except BaseException as error:
+        # At once: the socket would end before the interpreter is torn down, and the supervisor wait to hear why.
+        status = _status(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _status(error: BaseException) -> int:
+    """Return the exit status for what ended the worker, and print it as the interpreter would."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+        return (error.code or 0) & 0xFF
+    traceback.print_exception(error)
+    return 1
 
 
 if __name__ == "__main__":

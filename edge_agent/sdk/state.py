@@ -1,8 +1,9 @@
-"""State: what an instance has learned, as plain data (F5). No pickle, in neither direction.
+"""State: what an instance has learned, as plain data where that can say it (F5).
 
 State is every attribute that differs from those of a twin, constructed afresh from the same parameters, whatever it is
-called. What only `initialize()` makes, and plain data cannot say (sessions, handles), is left out; everything else that
-cannot be said is refused by name. The live instance is only looked at, never changed.
+called. What only `initialize()` makes, and plain data cannot say (sessions, handles), is left out. The rest goes into a
+pickle if the caller brings a pickler, and is refused by name otherwise: nothing is pickled or unpickled here. The blob's
+`format` tells the two kinds apart. The live instance is only looked at, never changed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import copy
 import logging
 import threading
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from edge_agent.contract.errors import AuthorError
@@ -20,9 +21,12 @@ from edge_agent.sdk import plain
 from edge_agent.sdk.filter import construct, parameters_of
 from edge_agent.sdk.step import settle
 
-__all__ = ["capture", "restore", "undisturbed"]
+__all__ = ["Dumps", "Loads", "capture", "restore", "undisturbed"]
 
 _FORMAT = 1
+_PICKLED = 2  # a part of it is a pickle: only a worker may read it
+Dumps = Callable[[Any], bytes]
+Loads = Callable[[bytes], Any]
 _RECORDED = "_parameter_names"
 _STATELESS = (
     logging.Logger,
@@ -35,43 +39,58 @@ _STATELESS = (
 )
 
 
-def capture(target: Any) -> bytes | None:
+def capture(target: Any, dumps: Dumps | None = None) -> bytes | None:
     """Return the state of a filter, None if it has none. `__getstate__` and `__setstate__` are honoured.
 
-    Raises `AuthorError` naming all attributes that cannot be shipped, with the way out.
+    `dumps` pickles what plain data cannot say; it gets all of that at once, so that what is shared stays shared. Raises
+    `AuthorError` naming all attributes that cannot be shipped, with the way out.
     """
     parameters = parameters_of(target)
     twin = construct(type(target), parameters)
     content, fresh = _content(target), _content(twin)
     if not isinstance(content, dict):
-        return _capture_opaque(target, content, fresh)
+        return _capture_opaque(target, content, fresh, dumps)
     given = [name for name in content if name in parameters or name == _RECORDED]
     learned = {name: value for name, value in content.items() if name not in given}
-    changed = _changed(target, twin, learned, fresh if isinstance(fresh, dict) else {})
+    changed, pickled = _changed(target, twin, learned, fresh if isinstance(fresh, dict) else {}, dumps)
     if hasattr(type(target), "__setstate__"):
         # An author's __setstate__ may count on every key, not only on those that changed.
-        changed = (
-            {name: value for name, value in learned.items() if name in changed or _plain(value)} if changed else {}
-        )
+        keep = changed or pickled
+        changed = {name: value for name, value in learned.items() if name in changed or _plain(value)} if keep else {}
     removed = [name for name in fresh if name not in content] if isinstance(fresh, dict) else []
-    if not changed and not removed:
+    if not changed and not pickled and not removed:
         return None
-    return plain.encode({"format": _FORMAT, "attributes": changed, "removed": removed, "given": given})
+    state = {"format": _FORMAT, "attributes": changed, "removed": removed, "given": given}
+    if pickled and dumps:
+        state |= {"format": _PICKLED, "pickle": dumps(pickled)}
+    return plain.encode(state)
 
 
-def restore(target: Any, data: bytes) -> None:
-    """Give a freshly constructed filter the state that `capture` returned. Raises `ValueError` for foreign bytes."""
+def restore(target: Any, data: bytes, loads: Loads | None = None) -> None:
+    """Give a freshly constructed filter the state that `capture` returned.
+
+    `loads` reads its pickle, if it has one. Raises `ValueError` for foreign bytes, and for a pickle without `loads`.
+    """
     content = plain.decode(data)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _PICKLED):
         raise ValueError(
             f"state of {type(target).__qualname__}: not a state, or of a format this version does not read"
         )
+    pickled = {}
+    if content["format"] == _PICKLED:
+        if loads is None or not isinstance(content.get("pickle"), bytes):
+            raise ValueError(f"state of {type(target).__qualname__} is a pickle, which is not read here")
+        pickled = loads(content["pickle"])
+    if "opaque" in pickled:
+        target.__setstate__(pickled["opaque"])
+        return
     if "opaque" in content:
         target.__setstate__(content["opaque"])
         return
     attributes = content.get("attributes")
     if not isinstance(attributes, dict):
         raise ValueError(f"state of {type(target).__qualname__} has no attributes")
+    attributes = {**attributes, **pickled.get("attributes", {})}
     if hasattr(type(target), "__setstate__"):
         own = _attributes(target)
         target.__setstate__({**{name: own[name] for name in content["given"] if name in own}, **attributes})
@@ -98,7 +117,7 @@ def undisturbed(targets: Iterable[Any]) -> Iterator[None]:
                 object.__setattr__(target, name, value)
 
 
-def _capture_opaque(target: Any, content: Any, fresh: Any) -> bytes | None:
+def _capture_opaque(target: Any, content: Any, fresh: Any, dumps: Dumps | None) -> bytes | None:
     cls = type(target).__qualname__
     if not hasattr(type(target), "__setstate__"):
         raise AuthorError(
@@ -107,47 +126,80 @@ def _capture_opaque(target: Any, content: Any, fresh: Any) -> bytes | None:
     try:
         data = plain.encode(content, f"{cls}.__getstate__()")
     except TypeError as error:
-        raise AuthorError(f"{error}: return plain values") from None
+        if dumps is None:
+            raise AuthorError(f"{error}: return plain values") from None
+        return plain.encode({"format": _PICKLED, "pickle": _dumped({"opaque": content}, f"{cls}.__getstate__()", dumps)})
     return None if _equals(data, fresh) else plain.encode({"format": _FORMAT, "opaque": content})
 
 
-def _changed(target: Any, twin: Any, learned: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
-    """Return what of `learned` differs from `fresh`; refuse what differs and is not plain."""
-    changed, refused = {}, {}
+def _changed(
+    target: Any, twin: Any, learned: dict[str, Any], fresh: dict[str, Any], dumps: Dumps | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what of `learned` differs from `fresh`: the plain part, and what goes into a pickle; refuse the rest."""
+    changed, other = {}, {}
     for name, value in learned.items():
         try:
             data = plain.encode(value, f"{type(target).__qualname__}.{name}")
         except TypeError as error:
-            if name not in fresh or not _alike(value, fresh[name], target, twin):
-                refused[name] = str(error)
+            if name not in fresh or not (_alike(value, fresh[name], target, twin) or _dumps_alike(value, fresh[name], dumps)):
+                other[name] = str(error)
             continue
         if name not in fresh or not _equals(data, fresh[name]):
             changed[name] = value
-    if refused:
-        for name in _initialized(twin, changed):
-            refused.pop(name, None)
+    if other:
+        given = {**changed, **({name: learned[name] for name in other} if dumps else {})}
+        for name in _initialized(twin, given) - set(changed):
+            other.pop(name, None)
+    pickled, refused = {}, []
+    for name, words in other.items():
+        try:
+            _dumped(learned[name], f"{type(target).__qualname__}.{name}", dumps, words)
+            pickled[name] = learned[name]
+        except AuthorError as error:
+            refused.append(str(error))
     if refused:
         raise AuthorError(
-            f"{'; '.join(refused.values())}. Make it in initialize(), which runs on the device too, "
+            f"{'; '.join(refused)}. Make it in initialize(), which runs on the device too, "
             "keep plain values instead, or leave it out with __getstate__"
         )
-    return changed
+    return changed, {"attributes": pickled} if pickled else {}
 
 
-def _initialized(twin: Any, changed: dict[str, Any]) -> set[str]:
-    """Return the attributes that `initialize()` sets, found out on the twin."""
+def _dumped(value: Any, where: str, dumps: Dumps | None, words: str = "") -> bytes:
+    if dumps is None:
+        raise AuthorError(words)
+    try:
+        return dumps(value)
+    except AuthorError:
+        raise
+    except Exception as error:  # an author's __reduce__ may raise anything
+        text = " ".join(str(error).split())
+        raise AuthorError(f"{where} can be neither plain data nor a pickle: {type(error).__name__}: {text}") from error
+
+
+def _dumps_alike(mine: Any, theirs: Any, dumps: Dumps | None) -> bool:
+    """Tell whether two values that are not plain pickle alike: made by the same constructor, and not changed since."""
+    if dumps is None or type(mine) is not type(theirs):
+        return False
+    try:
+        return dumps(mine) == dumps(theirs)
+    except Exception:  # noqa: BLE001 - then neither is shipped unless initialize() makes it
+        return False
+
+
+def _initialized(twin: Any, given: dict[str, Any]) -> set[str]:
+    """Return the attributes that `initialize()` sets, found out on the twin with `given` as its state."""
+    for name, value in given.items():
+        object.__setattr__(twin, name, _copied(value))
     before = {**_attributes(twin)}
-    for name, value in changed.items():
-        object.__setattr__(twin, name, copy.deepcopy(value))
     try:
         settle(twin.initialize())
-        made = {name for name, value in _attributes(twin).items() if value is not before.get(name)}
+        return {name for name, value in _attributes(twin).items() if value is not before.get(name)}
     except Exception:  # noqa: BLE001 - the refusal that follows names the attributes; this is only a second look
         return set()
     finally:
         with contextlib.suppress(Exception):
             settle(twin.cleanup())
-    return made - set(changed)
 
 
 def _alike(mine: Any, theirs: Any, target: Any, twin: Any) -> bool:

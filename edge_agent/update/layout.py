@@ -79,7 +79,7 @@ def remove_leftovers(releases: Path) -> None:
 
 
 def _fill(building: Path, manifest: Manifest, blob_path: BlobPath) -> None:
-    for stage in manifest.stages:
+    for stage in manifest.every_stage():
         if stage.bundle is not None:
             _unpack(building / "bundles" / stage.bundle.digest.hex, stage.bundle, stage.target, blob_path)
         for model in stage.models.values():

@@ -2,157 +2,148 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
-from edge_agent.contract.digest import encode_json
-from publisher.cli import EXIT_CODES, guarded, home_option, json_option, main, passphrase_option
+from edge_agent.contract.errors import ConfigError
+from edge_agent.terminal import Seconds
+from publisher.cli import EXIT_CODES, echo_json, home_option, json_option, main, passphrase_option
 
-wait_options = [
-    click.option("--wait", is_flag=True, help="Wait until the devices have committed, refused or rolled back."),
-    click.option("--devices", default=0, help="With --wait: wait for at least this many devices.", metavar="N"),
-    click.option(
-        "--timeout", "seconds", default=120.0, show_default=True, help="With --wait: at most so many seconds."
-    ),
-]
+if TYPE_CHECKING:
+    from publisher.fleet import DeviceOutcome
+    from publisher.pushing import PushResult
 
 
-@main.command()
-@click.option("--fleet", required=True, help="Name of the fleet.")
-@click.option("--broker", required=True, help="mqtt://host[:port] or mqtts://host[:port].")
-@click.option("--channel", "channels", multiple=True, help="Channels to make; default staging and production.")
+@main.command(short_help="Found a fleet: keys, channels, and what a device needs.")
+@click.option("--fleet", required=True, metavar="NAME", help="Name of the fleet.")
+@click.option("--broker", required=True, metavar="URL", help="mqtt://host[:port] or mqtts://host[:port].")
+@click.option(
+    "--channel", "channels", multiple=True, metavar="NAME", help="Channels to make; default staging and production."
+)
 @home_option
 @passphrase_option
-@guarded
 def init(fleet: str, broker: str, channels: tuple[str, ...], home: Path | None, passphrase_file: Path | None) -> None:
     """Found a fleet: make its keys, protected by one passphrase, and its channels."""
     from publisher import founding
-    from publisher.passphrase import passphrase
+    from publisher.passphrase import ask
 
     made = founding.init(
         fleet,
         broker,
-        passphrase=passphrase(passphrase_file, new=True),
+        passphrase=functools.partial(ask, passphrase_file, new=True),
         channels=channels or founding.CHANNELS,
         home=home,
     )
     click.echo(f"fleet {made.fleet} founded in {made.path} with the channels {', '.join(made.channels)}")
-    click.echo(f"keep a copy of {made.keys} and of its passphrase: who holds both can push")
+    click.echo(f"keep a copy of {made.path}/ and of its passphrase: who holds both can push, nobody else")
     click.echo(f"for each device: copy {made.device}/, edit agent.toml, run `edge-agent run --config agent.toml`")
 
 
-@main.command()
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Join options into one decorator; they are listed in this order."""
+    return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
+
+
+_waiting = _options(
+    click.option("--wait", is_flag=True, help="Wait until the devices have committed, refused or rolled back."),
+    click.option(
+        "--devices", type=click.IntRange(min=0), default=0, metavar="N", help="With --wait: for at least N devices."
+    ),
+    click.option(
+        "--timeout", "timeout_seconds", type=Seconds(), default=120.0, show_default=True, help="With --wait: at most."
+    ),
+)
+_common = _options(home_option, passphrase_option, json_option)
+
+
+@main.command(short_help="Push a pipeline into a channel.")
 @click.argument("target", required=False)
-@click.option("-c", "--channel", required=True, help="The channel to push into.")
-@click.option("--tag", default="", help="A name for people, such as v1.4.")
-@click.option("-m", "--message", default="", help="Why this release exists.")
+@click.option("-c", "--channel", required=True, metavar="NAME", help="The channel to push into.")
+@click.option("--tag", help="A name for people, such as v1.4.")
+@click.option("-m", "--message", help="Why this release exists, in one line.")
 @click.option("--dry-run", is_flag=True, help="Pack and preflight only; sign and send nothing.")
-@home_option
-@passphrase_option
-@json_option
-@guarded
-def push(
-    target: str | None,
-    channel: str,
-    tag: str,
-    message: str,
-    dry_run: bool,
-    home: Path | None,
-    passphrase_file: Path | None,
-    as_json: bool,
-    wait: bool,
-    devices: int,
-    seconds: float,
-) -> None:
-    """Push a pipeline: TARGET is module:attr, file.py[:attr], or none for [tool.fieldcast] in pyproject.toml."""
-    from publisher.passphrase import passphrase
-    from publisher.pushing import push as push_
+@_waiting
+@_common
+def push(target: str | None, **chosen: Any) -> None:
+    """Push a pipeline: TARGET is module:attr, file.py[:attr], or none for [tool.fieldcast] in pyproject.toml.
 
-    result = push_(
-        target,
-        channel=channel,
-        tag=tag,
-        message=message,
-        wait=wait,
-        dry_run=dry_run,
-        devices=devices,
-        timeout_seconds=seconds,
-        home=home,
-        passphrase=passphrase(passphrase_file) if not dry_run else None,
-        progress=_progress(as_json),
-    )
-    _print(result, as_json)
+    Exit codes: 0 committed (or sent, without --wait), 3 refused, 4 rolled back, 5 timed out, 6 no broker.
+    """
+    from publisher import pushing
+
+    _run(pushing.push, target, **chosen)
 
 
-@main.command()
+@main.command(short_help="Offer an older release to the fleet again.")
 @click.argument("pipeline", required=False)
-@click.option("-c", "--channel", required=True, help="The channel to roll back.")
-@click.option("--to", "sequence", type=int, help="Back to this sequence number; else the newest with other bytes.")
-@click.option("-m", "--message", default="", help="Why.")
-@home_option
-@passphrase_option
-@json_option
-@guarded
-def rollback(
-    pipeline: str | None,
-    channel: str,
-    sequence: int | None,
-    message: str,
-    home: Path | None,
-    passphrase_file: Path | None,
+@click.option("-c", "--channel", required=True, metavar="NAME", help="The channel to roll back.")
+@click.option(
+    "--to", "sequence", type=int, metavar="N", help="Back to PIPELINE@N; else the newest before with other bytes."
+)
+@click.option("-m", "--message", help="Why, in one line.")
+@_waiting
+@_common
+def rollback(pipeline: str | None, **chosen: Any) -> None:
+    """Offer an older release of PIPELINE to the fleet again, under a new number.
+
+    PIPELINE may be left out when the channel has only one. Exit codes as for `push`.
+    """
+    from publisher import pushing
+
+    _run(pushing.rollback, pipeline, **chosen)
+
+
+def _run(
+    act: Callable[..., PushResult],
+    what: str | None,
+    *,
     as_json: bool,
-    wait: bool,
-    devices: int,
-    seconds: float,
+    passphrase_file: Path | None,
+    **chosen: Any,
 ) -> None:
-    """Offer an older release of PIPELINE to the fleet again, under a new number."""
-    from publisher.passphrase import passphrase
-    from publisher.pushing import rollback as rollback_
+    """Call `push` or `rollback`, print how it ended and exit accordingly."""
+    from publisher.passphrase import ask
 
-    result = rollback_(
-        pipeline,
-        channel=channel,
-        sequence=sequence,
-        message=message,
-        wait=wait,
-        devices=devices,
-        timeout_seconds=seconds,
-        home=home,
-        passphrase=passphrase(passphrase_file),
-        progress=_progress(as_json),
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    for name in ("tag", "message"):
+        if chosen.get(name) == "":
+            raise ConfigError(f"the {name} is empty: say something, or leave --{name} out")
+    if chosen["devices"] and not chosen["wait"]:
+        raise ConfigError("--devices says for how many to wait: add --wait")
+    result = act(
+        what,
+        passphrase=functools.partial(ask, passphrase_file),
+        progress=(lambda words: None) if as_json else (lambda words: click.echo(f"  {words}", err=True)),
+        **chosen,
     )
-    _print(result, as_json)
-
-
-for _option in wait_options:
-    push, rollback = _option(push), _option(rollback)
-
-
-def _progress(quiet: bool):  # type: ignore[no-untyped-def]
-    return (lambda words: None) if quiet else (lambda words: click.echo(f"  {words}", err=True))
-
-
-def _print(result: msgspec.Struct, as_json: bool) -> None:
-    shown = msgspec.json.decode(encode_json(result))
     if as_json:
-        click.echo(msgspec.json.format(encode_json(result), indent=2).decode())
+        echo_json(result)
     else:
-        for warning in shown["warnings"]:
-            click.echo(f"warning: {warning}", err=True)
-        _print_lines(shown)
-    sys.exit(EXIT_CODES[shown["ending"]])
+        _print(result)
+    sys.exit(EXIT_CODES[result.ending.value])
 
 
-def _print_lines(shown: dict) -> None:  # type: ignore[type-arg]
-    name = shown["release"] or f"{shown['pipeline']} (dry run)"
-    click.echo(f"{name} -> {shown['channel']}: {shown['ending'].replace('_', ' ')}  {shown['digest'][7:19]}")
-    if shown["preflight"]:
-        click.echo(f"  preflight: {shown['preflight']}")
-    if shown["release"]:
-        click.echo(f"  {shown['sent_bytes']:,} bytes sent, {shown['seconds']:.1f} s in all")
-    for device in shown["devices"]:
-        reasons = "; ".join(f"{reason['code']}: {reason['message']}" for reason in device.get("reasons", []))
-        click.echo(f"  {device['device']}: {device['outcome'].replace('_', ' ')} {f'- {reasons}' if reasons else ''}")
+def _print(result: PushResult) -> None:
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    name = result.release or result.pipeline
+    ending = result.ending.value.replace("_", " ")
+    click.echo(f"{name} -> {result.channel}: {ending}  ({result.digest.hex[:12]})")
+    if result.preflight:
+        click.echo(f"  preflight: {result.preflight}")
+    if result.release:
+        click.echo(f"  {result.sent_bytes:,} bytes sent, {result.seconds:.1f} s in all")
+    for device in result.devices:
+        click.echo(f"  {_ended(device)}")
+    if result.ending.value == "timed_out" and not result.devices:
+        click.echo("  no device has reported that it follows this channel with this pipeline")
+
+
+def _ended(device: DeviceOutcome) -> str:
+    reasons = "; ".join(map(str, device.reasons))
+    return f"{device.device}: {device.words}{f', {reasons}' if reasons else ''}"

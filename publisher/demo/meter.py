@@ -18,6 +18,7 @@ from collections import Counter
 from typing import Any
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 WINDOW = 100
 TELL_SECONDS = 0.5
@@ -27,8 +28,8 @@ DRAIN_SECONDS = 15.0
 class Meter:
     """Source and sink of every device in one place."""
 
-    def __init__(self, rows: list[dict[str, str]], devices: list[str], rate_hz: float) -> None:
-        self.rows, self.devices, self.rate_hz = rows, devices, rate_hz
+    def __init__(self, rows: list[dict[str, str]], prefix: str, devices: list[str], rate_hz: float) -> None:
+        self.rows, self.prefix, self.devices, self.rate_hz = rows, prefix, devices, rate_hz
         windows = len(rows) // WINDOW
         self.offset = {device: place * windows // len(devices) * WINDOW for place, device in enumerate(devices)}
         self.sent = dict.fromkeys(devices, 0)
@@ -40,7 +41,7 @@ class Meter:
         self.asked_to_start, self.asked_to_stop = threading.Event(), threading.Event()
 
     def heard(self, _client: object, _userdata: object, message: Any) -> None:
-        device = message.topic.split("/")[1]
+        device = message.topic.rpartition("/")[2]
         result = json.loads(message.payload)
         with self.lock:
             covered = self.covered[device]
@@ -67,7 +68,7 @@ class Meter:
             due = int((time.monotonic() - started) * self.rate_hz)
             for device in self.devices:
                 while self.sent[device] < due and not (self.asked_to_stop.is_set() and self.sent[device] % WINDOW == 0):
-                    client.publish(f"sensors/{device}", self.payload(device), qos=1)
+                    client.publish(f"{self.prefix}/sensors/{device}", self.payload(device), qos=1)
                     self.sent[device] += 1
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
@@ -118,26 +119,11 @@ class Meter:
 
 def main() -> None:
     """Feed and count until told to stop."""
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--host", required=True)
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--csv", required=True)
-    arguments.add_argument("--devices", required=True)
-    arguments.add_argument("--rate-hz", type=float, required=True)
-    chosen = arguments.parse_args()
+    chosen = _arguments()
     with open(chosen.csv, newline="") as file:  # noqa: PTH123 - standard library only, as little as possible
         rows = list(csv.DictReader(file))
-    meter = Meter(rows, chosen.devices.split(","), chosen.rate_hz)
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-    client.max_inflight_messages_set(200)
-    client.on_message = meter.heard
-    subscribed = threading.Event()
-    client.on_subscribe = lambda *_: subscribed.set()
-    client.connect(chosen.host, chosen.port)
-    client.loop_start()
-    client.subscribe("results/+", qos=1)
-    if not subscribed.wait(10):
-        sys.exit("meter: the broker does not answer")
+    meter = Meter(rows, chosen.prefix, chosen.devices.split(","), chosen.rate_hz)
+    client = _connect(meter, chosen.host, chosen.port)
     threading.Thread(target=meter.obey, daemon=True).start()
     meter.tell(final=False)
     meter.asked_to_start.wait()
@@ -145,6 +131,29 @@ def main() -> None:
     meter.drain()
     client.loop_stop()
     meter.tell(final=True)
+
+
+def _arguments() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser()
+    for name in ("--host", "--csv", "--prefix", "--devices"):
+        arguments.add_argument(name, required=True)
+    arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--rate-hz", type=float, required=True)
+    return arguments.parse_args()
+
+
+def _connect(meter: Meter, host: str, port: int) -> paho.Client:
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.max_inflight_messages_set(200)
+    client.on_message = meter.heard
+    subscribed = threading.Event()
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect(host, port)
+    client.loop_start()
+    client.subscribe(f"{meter.prefix}/results/+", qos=1)
+    if not subscribed.wait(10):
+        sys.exit("meter: the broker does not answer")
+    return client
 
 
 if __name__ == "__main__":

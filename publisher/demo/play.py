@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import secrets
 import shutil
 import signal
@@ -16,17 +17,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import Topics
+from edge_agent.transport.address import Address
+from edge_agent.transport.client import Client
 from publisher.broker import EmbeddedBroker
 from publisher.config import Home
-from publisher.demo.screen import Screen, print_summary
+from publisher.demo.screen import DeviceTable, Screen, print_summary
 from publisher.demo.stage import Stage
 from publisher.fleet import Fleet, Outcome
 from publisher.founding import init
-from publisher.pushing import PushResult, connect, push
+from publisher.pushing import PushResult, push
+from publisher.uplink import connect
 
 __all__ = ["run_demo"]
 
@@ -34,29 +38,30 @@ DEVICES = ("device-1", "device-2", "device-3")
 RELEASES = ("release_1.py", "release_2.py", "release_3.py")
 RATE_HZ = 250.0
 WATCH_SECONDS = 8.0
+LAST_LOOK_SECONDS = 2.0
 PUSH_SECONDS = 60.0
+COUNT_SECONDS = 40.0
+QUIET_SECONDS = 1.0
+CLEARED_MAX = 10_000
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(*, as_json: bool = False, keep: bool = False, broker_url: str | None = None) -> None:
-    """Run the demonstration and print its summary; everything it started is ended, also on Ctrl-C."""
+    """Run the demonstration and print its summary; everything it started is ended, also on Ctrl-C.
+
+    Exits with 1 when something did not end as promised. Raises `ConfigError` and `TransportError`.
+    """
     example = _example()
-    directory = Path(tempfile.mkdtemp(prefix="fieldcast-demo-"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with _broker(broker_url) as url:
-            summary = _play(directory, url, example, quiet=as_json)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        if keep:
-            print(f"everything is left in {directory}", file=sys.stderr)
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+    if broker_url is not None and Address.parse(broker_url).tls:
+        raise ConfigError(f"the demonstration feeds its devices without TLS: use mqtt:// instead of {broker_url}")
+    with _stoppable(), _directory(keep=keep) as directory, _broker(broker_url) as url:
+        summary = _play(directory, url, example, quiet=as_json, clear=broker_url is not None)
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps(summary), flush=True)
     else:
         print_summary(summary)
-    if not _as_promised(summary):
+    if broken := _broken_promises(summary):
+        print(f"publisher: not as promised: {'; '.join(broken)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -69,6 +74,38 @@ def _example() -> Path:
     raise ConfigError("the activity example is not installed with this package: run the demo from a source checkout")
 
 
+# --- what the play needs around it ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the block, once: a second one must not disturb the clearing up."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        for one in STOPS:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _directory(*, keep: bool) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="fieldcast-demo-"))
+    try:
+        yield directory
+    finally:
+        if keep:
+            print(f"everything is left in {directory}", file=sys.stderr)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _broker(url: str | None) -> Iterator[str]:
     if url is not None:
@@ -78,36 +115,61 @@ def _broker(url: str | None) -> Iterator[str]:
         yield broker.url
 
 
-def _play(directory: Path, url: str, example: Path, *, quiet: bool) -> dict[str, Any]:
+@contextlib.contextmanager
+def _cleared(client: Client, fleet: str, *, clear: bool) -> Iterator[None]:
+    """Leave nothing of the fleet behind on somebody's broker."""
+    try:
+        yield
+    finally:
+        if clear:
+            _clear(client, fleet)
+
+
+def _clear(client: Client, fleet: str) -> None:
+    found: queue.SimpleQueue[str] = queue.SimpleQueue()
+    everything = Topics(fleet).everything()
+    head = everything.removesuffix("#")
+
+    def hear(topic: str, payload: bytes, retain: bool) -> None:
+        if payload and topic.startswith(head):
+            found.put(topic)
+
+    with client.listening(hear), contextlib.suppress(queue.Empty):
+        client.subscribe([everything])
+        for _ in range(CLEARED_MAX):
+            client.publish(found.get(timeout=QUIET_SECONDS), b"", retain=True)
+    client.unsubscribe([everything])
+
+
+# --- the play -------------------------------------------------------------------------------------------------------
+
+
+def _play(directory: Path, url: str, example: Path, *, quiet: bool, clear: bool) -> dict[str, Any]:
     passphrase = secrets.token_urlsafe(16)
     author = directory / "author"
     shutil.copytree(example, author)
     home = init(f"demo-{secrets.token_hex(3)}", url, passphrase=passphrase, home=directory / "home")
     with (
-        Stage(directory, url, DEVICES) as stage,
         connect(home) as client,
+        _cleared(client, home.fleet, clear=clear),
         Fleet(Topics(home.fleet)).listening(client) as fleet,
-        Screen(_Table(fleet, stage).rows, quiet=quiet) as screen,
+        Stage(directory, home, DEVICES) as stage,
+        Screen(DeviceTable(DEVICES, fleet, lambda: stage.counted).rows, quiet=quiet) as screen,
     ):
-        screen.step(f"broker {url}, fleet {home.fleet}, {len(DEVICES)} devices starting in {directory}")
+        screen.step(f"broker {url}, fleet {home.fleet}: {len(DEVICES)} devices start in {directory}")
         stage.start_meter(author / "basic_motions_test.csv", RATE_HZ)
-        stage.start_agents({device: _configure(home, directory, device, url) for device in DEVICES})
+        stage.start_agents()
         stage.tell_meter("start")
-        results = []
-        for file in RELEASES:
-            screen.step(f"publisher push {file} -c staging")
-            results.append(_push(author / file, home, passphrase, screen))
-            _watch(WATCH_SECONDS if file != RELEASES[-1] else 2.0)
+        results = [_push(author / file, home, passphrase, screen) for file in RELEASES]
         screen.step("counting")
-        counted = stage.final_count(40.0)
-        committed = {
-            device: slot.active for device, report in sorted(fleet.reports.items()) for slot in report.slots
-        }
-    return _summary(results, committed, counted)
+        counted = stage.final_count(COUNT_SECONDS)
+        return _summary(results, _active(fleet), counted)
 
 
 def _push(file: Path, home: Home, passphrase: str, screen: Screen) -> PushResult:
-    return push(
+    """Push one release, and let the devices run it for a while: there is nothing to wait for but time."""
+    screen.step(f"publisher push {file.name} -c staging --wait")
+    result = push(
         str(file),
         channel="staging",
         message=f"demonstration, {file.name}",
@@ -118,83 +180,16 @@ def _push(file: Path, home: Home, passphrase: str, screen: Screen) -> PushResult
         passphrase=passphrase,
         progress=screen.detail,
     )
+    screen.detail(f"{result.release} {result.ending.value.replace('_', ' ')} after {result.seconds:.1f} s")
+    time.sleep(LAST_LOOK_SECONDS if file.name == RELEASES[-1] else WATCH_SECONDS)
+    return result
 
 
-def _watch(seconds: float) -> None:
-    """Let the devices run: there is nothing to wait for but time."""
-    time.sleep(seconds)
+def _active(fleet: Fleet) -> dict[str, str]:
+    return {one.device: slot.active for one in fleet.devices() if one.report for slot in one.report.slots}
 
 
-def _configure(home: Home, directory: Path, device: str, url: str) -> Path:
-    place = directory / device
-    place.mkdir()
-    shutil.copy(home.device / "staging.root.json", place)
-    config = place / "agent.toml"
-    config.write_text(_CONFIG.format(device=device, fleet=home.fleet, url=url))
-    return config
-
-
-_CONFIG = """\
-[device]
-id = "{device}"
-fleet = "{fleet}"
-state = "state"
-
-[broker]
-url = "{url}"
-
-[channel.staging]
-root = "staging.root.json"
-
-[slot.activity]
-channel = "staging"
-
-[slot.activity.input]
-source = "mqtt"
-topic = "sensors/{device}"
-columns = {{ ax = "ax", ay = "ay", az = "az", gx = "gx", gy = "gy", gz = "gz" }}
-timestamp = {{ path = "t", unit = "ms" }}
-sequence = "id"
-
-[slot.activity.output]
-sink = "mqtt"
-topic = "results/{device}"
-"""
-
-
-class _Table:
-    """The rows of the live table, from the devices' reports and the meter's counts."""
-
-    def __init__(self, fleet: Fleet, stage: Stage) -> None:
-        self._fleet, self._stage = fleet, stage
-        self._before: dict[str, tuple[float, int]] = {}
-        self._rates: dict[str, float] = {}
-
-    def rows(self) -> list[dict[str, str]]:
-        counted = self._stage.counted
-        return [self._row(device, counted) for device in DEVICES]
-
-    def _row(self, device: str, counted: dict[str, Any]) -> dict[str, str]:
-        report = self._fleet.reports.get(device)
-        slot = report.slots[0] if report is not None and report.slots else None
-        running = counted.get("running", {}).get(device, "")
-        accuracy = counted.get("accuracy", {}).get(running)
-        return {
-            "device": device,
-            "release": running or (slot.active if slot is not None else "") or "-",
-            "state": " ".join((slot.last, slot.state)) if slot is not None and slot.state else "starting",
-            "samples/s": f"{self._rate(device, counted.get('answered', {}).get(device, 0)):.0f}",
-            "accuracy": "-" if accuracy is None else f"{accuracy:.0%}",
-            "last reason": "; ".join(reason.message for reason in slot.reasons) if slot is not None else "",
-        }
-
-    def _rate(self, device: str, answered: int) -> float:
-        now = time.monotonic()
-        at, before = self._before.setdefault(device, (now, answered))
-        if now - at >= 2.0:
-            self._rates[device] = (answered - before) / (now - at)
-            self._before[device] = (now, answered)
-        return self._rates.get(device, 0.0)
+# --- what came of it ------------------------------------------------------------------------------------------------
 
 
 def _summary(results: list[PushResult], committed: dict[str, str], counted: dict[str, Any]) -> dict[str, Any]:
@@ -219,11 +214,13 @@ def _summary(results: list[PushResult], committed: dict[str, str], counted: dict
     }
 
 
-def _as_promised(summary: dict[str, Any]) -> bool:
+def _broken_promises(summary: dict[str, Any]) -> list[str]:
+    """Return what did not end as it should, in words; nothing when all is well."""
     second = summary["releases"][1]["release"]
-    return (
-        summary["committed"] == dict.fromkeys(DEVICES, second)
-        and summary["rolled_back"] == len(DEVICES)
-        and not summary["samples_lost"]
-        and not summary["samples_repeated"]
-    )
+    promises = {
+        f"every device runs {second}": summary["committed"] == dict.fromkeys(DEVICES, second),
+        f"{len(DEVICES)} devices roll the third release back": summary["rolled_back"] == len(DEVICES),
+        "no sample is lost": not summary["samples_lost"],
+        "no sample is repeated": not summary["samples_repeated"],
+    }
+    return [promise for promise, kept in promises.items() if not kept]

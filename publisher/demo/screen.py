@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,7 +13,48 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Screen", "print_summary"]
+from edge_agent.contract.messages import SlotReport
+from publisher.fleet import Fleet
+
+__all__ = ["DeviceTable", "Screen", "print_summary"]
+
+RATE_SECONDS = 2.0
+
+
+class DeviceTable:
+    """The rows of the live table, from the devices' reports and the meter's counts."""
+
+    def __init__(self, devices: Sequence[str], fleet: Fleet, counted: Callable[[], dict[str, Any]]) -> None:
+        self._devices, self._fleet, self._counted = devices, fleet, counted
+        self._before: dict[str, tuple[float, int]] = {}
+        self._rates: dict[str, float] = {}
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return one row a device, column by column."""
+        counted = self._counted()
+        return [self._row(device, counted) for device in self._devices]
+
+    def _row(self, device: str, counted: dict[str, Any]) -> dict[str, str]:
+        report = self._fleet.reports.get(device)
+        slot = report.slots[0] if report is not None and report.slots else SlotReport(pipeline="", channel="")
+        running = counted.get("running", {}).get(device) or slot.active
+        accuracy = counted.get("accuracy", {}).get(running)
+        return {
+            "device": device,
+            "release": running or "-",
+            "state": f"{slot.last} {slot.state.replace('_', ' ')}" if slot.state else "no release yet",
+            "samples/s": f"{self._rate(device, counted.get('answered', {}).get(device, 0)):.0f}",
+            "accuracy": "-" if accuracy is None else f"{accuracy:.0%}",
+            "last reason": "; ".join(reason.message for reason in slot.reasons),
+        }
+
+    def _rate(self, device: str, answered: int) -> float:
+        now = time.monotonic()
+        at, before = self._before.setdefault(device, (now, answered))
+        if now - at >= RATE_SECONDS:
+            self._rates[device] = (answered - before) / (now - at)
+            self._before[device] = (now, answered)
+        return self._rates.get(device, 0.0)
 
 
 class Screen:
@@ -55,7 +96,9 @@ class Screen:
         table = Table(box=None, pad_edge=False, header_style="bold")
         rows = self._look()
         for column in rows[0] if rows else ():
-            table.add_column(column, overflow="fold", justify="right" if column in ("samples/s", "accuracy") else "left")
+            table.add_column(
+                column, overflow="fold", justify="right" if column in ("samples/s", "accuracy") else "left"
+            )
         for row in rows:
             table.add_row(*row.values())
         with self._lock:

@@ -1,10 +1,15 @@
-"""The processes of the demonstration: agents and meter, started, watched, and ended whatever happens."""
+"""The processes of the demonstration: agents and meter, started, watched, and ended whatever happens.
+
+Each runs in a session of its own: Ctrl-C at the terminal reaches the demonstration alone, which ends them in order.
+Should it be killed, they end by themselves: the agents with their parent, the meter with its pipe.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,20 +21,50 @@ from typing import Any
 
 from edge_agent.contract.errors import AuthorError, TransportError
 from edge_agent.transport.address import Address
+from publisher.config import Home
+from publisher.passphrase import VARIABLE as PASSPHRASE
 
 __all__ = ["Stage"]
 
 READY_SECONDS = 30.0
 END_SECONDS = 10.0
 _AGENT = "from edge_agent.cli import main; main()"
+_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 15); "  # PR_SET_PDEATHSIG, SIGTERM; see linux/prctl.h
+
+_CONFIG = """\
+[device]
+id = "{device}"
+fleet = "{fleet}"
+state = "state"
+
+[broker]
+url = "{url}"
+
+[channel.staging]
+root = "staging.root.json"
+
+[slot.activity]
+channel = "staging"
+
+[slot.activity.input]
+source = "mqtt"
+topic = "{fleet}/sensors/{device}"
+columns = {{ ax = "ax", ay = "ay", az = "az", gx = "gx", gy = "gy", gz = "gz" }}
+timestamp = {{ path = "t", unit = "ms" }}
+sequence = "id"
+
+[slot.activity.output]
+sink = "mqtt"
+topic = "{fleet}/results/{device}"
+"""
 
 
 class Stage:
     """Every process of one demonstration, in `directory`. Use as a context manager."""
 
-    def __init__(self, directory: Path, broker_url: str, devices: Sequence[str]) -> None:
+    def __init__(self, directory: Path, home: Home, devices: Sequence[str]) -> None:
         self.directory, self.devices = directory, list(devices)
-        self._broker = Address.parse(broker_url)
+        self._home, self._broker = home, Address.parse(home.broker.url)
         self._processes: list[subprocess.Popen[Any]] = []
         self._meter: subprocess.Popen[str] | None = None
         self.counted: dict[str, Any] = {}
@@ -49,12 +84,11 @@ class Stage:
                 process.kill()
                 process.wait()
 
-    def start_agents(self, configs: dict[str, Path]) -> None:
+    def start_agents(self) -> None:
         """Start one agent a device and wait until each reads its sensor topic."""
+        configs = {device: self._configure(device) for device in self.devices}
         for device, config in configs.items():
-            log = (self.directory / f"{device}.log").open("wb")
-            with log:
-                self._start([sys.executable, "-I", "-c", _AGENT, "run", "--config", str(config)], log, config.parent)
+            self._start_agent(device, config)
         deadline = time.monotonic() + READY_SECONDS
         for device, config in configs.items():
             while (why := self._not_ready(config)) and time.monotonic() < deadline:
@@ -67,6 +101,7 @@ class Stage:
         script = Path(__file__).with_name("meter.py")
         command = [sys.executable, "-I", str(script), "--host", self._broker.host, "--port", str(self._broker.port)]
         command += ["--csv", str(data), "--devices", ",".join(self.devices), "--rate-hz", str(rate_hz)]
+        command += ["--prefix", self._home.fleet]
         log = (self.directory / "meter.log").open("wb")
         with log:
             self._meter = subprocess.Popen(
@@ -106,17 +141,26 @@ class Stage:
         for line in self._meter.stdout:
             self.counted = json.loads(line)
 
-    def _start(self, command: list[str], log: Any, directory: Path) -> None:
-        # A session of their own: Ctrl-C at the terminal reaches this process alone, which then ends them in order.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=directory,
-            env={key: value for key, value in os.environ.items() if key != "FIELDCAST_PASSPHRASE"},
-            start_new_session=True,
-        )
+    def _configure(self, device: str) -> Path:
+        """Give a device what a device gets: the channel's first root and a configuration. Return the latter."""
+        place = self.directory / device
+        place.mkdir()
+        shutil.copy(self._home.device / "staging.root.json", place)
+        config = place / "agent.toml"
+        config.write_text(_CONFIG.format(device=device, fleet=self._home.fleet, url=self._home.broker.url))
+        return config
+
+    def _start_agent(self, device: str, config: Path) -> None:
+        with (self.directory / f"{device}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _WITH_PARENT + _AGENT, "run", "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=config.parent,
+                env={key: value for key, value in os.environ.items() if key != PASSPHRASE},
+                start_new_session=True,
+            )
         self._processes.append(process)
 
     def _not_ready(self, config: Path) -> str:

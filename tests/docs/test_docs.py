@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ DOCS = ROOT / "docs"
 OTHERS = ("CHANGELOG.md", "README.md", "firmware_images/README.md", "systemd/README.md", "examples/activity/README.md")
 PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / name for name in OTHERS if (ROOT / name).is_file())])
 RECORDS = sorted((DOCS / "adr").glob("[0-9]*.md"))
-TESTS = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -52,17 +53,23 @@ def broken_links(path: Path, text: str) -> list[str]:
     return found
 
 
-def tests_in(path: Path) -> set[str]:
+@functools.cache
+def functions_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
+def is_test(file: str, name: str) -> bool:
+    """Tell whether a test file whose path ends with `file` has the test `name`."""
+    return any(name in functions_of(path) for path in TESTS if f"/{name_of(path)}".endswith(f"/{file}"))
+
+
 def unknown_tests(text: str) -> list[str]:
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
-    return [f"{file}::{test}" for file, test in named if file not in TESTS or test not in tests_in(TESTS[file])]
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`", text)
+    return [f"{file}::{name}" for file, name in named if not is_test(file, name)]
 
 
-# --- generated ---------------------------------------------------------------------------------------------------------
+# --- generated -----------------------------------------------------------------------------------------------------
 
 
 def diagrams() -> ModuleType:
@@ -85,7 +92,7 @@ def test_a_changed_table_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> No
     assert made.TARGET.read_text(encoding="utf-8") != made.render()
 
 
-# --- links -------------------------------------------------------------------------------------------------------------
+# --- links ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -94,17 +101,13 @@ def test_links_between_documents_resolve(page: Path) -> None:
 
 
 def test_broken_links_would_be_noticed() -> None:
-    text = "[a](GLOSSARY.md) [b](GONE.md) [c](FORMAT.md#7-chunks) [d](FORMAT.md#gone) [e](https://example.org) `[f](X.md)`"
+    text = (
+        "[a](GLOSSARY.md) [b](GONE.md) [c](FORMAT.md#7-chunks) [d](FORMAT.md#gone) [e](https://example.org) `[f](X.md)`"
+    )
     assert broken_links(DOCS / "page.md", text) == ["GONE.md", "FORMAT.md#gone"]
 
 
-# --- tests named in documents --------------------------------------------------------------------------------------------
-
-
-def test_names_of_test_files_are_unique_where_documents_use_them() -> None:
-    named = {file for page in PAGES for file in re.findall(r"`(test_\w+\.py)::", page.read_text(encoding="utf-8"))}
-    doubled = [file for file in named if len(list((ROOT / "tests").rglob(file))) > 1]
-    assert doubled == []
+# --- tests named in documents --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -115,17 +118,19 @@ def test_every_test_named_exists(page: Path) -> None:
 def test_the_threats_name_a_test_in_every_row_of_what_is_refused() -> None:
     text = (DOCS / "THREATS.md").read_text(encoding="utf-8")
     refused = text.partition("## What is refused today")[2].partition("## What is not covered yet")[0]
-    rows = [line for line in refused.splitlines() if line.startswith("| ") and not line.startswith(("| attack", "| ---"))]
+    rows = [
+        line for line in refused.splitlines() if line.startswith("| ") and not line.startswith(("| attack", "| ---"))
+    ]
     assert len(rows) > 20
     assert [row for row in rows if "::test_" not in row] == []
 
 
 def test_a_test_that_does_not_exist_would_be_noticed() -> None:
-    text = "`test_docs.py::test_every_test_named_exists` `test_docs.py::test_gone` `test_gone.py::test_x`"
-    assert unknown_tests(text) == ["test_docs.py::test_gone", "test_gone.py::test_x"]
+    text = "`docs/test_docs.py::test_every_test_named_exists` `test_docs.py::test_gone` `x/test_docs.py::test_gone`"
+    assert unknown_tests(text) == ["test_docs.py::test_gone", "x/test_docs.py::test_gone"]
 
 
-# --- formats -------------------------------------------------------------------------------------------------------------
+# --- formats -------------------------------------------------------------------------------------------------------
 
 STRUCTS = (
     BlobRef,
@@ -180,6 +185,7 @@ def test_the_format_gives_the_sizes_of_the_code() -> None:
         "chunk header": f"header of {messages.CHUNK_HEADER.size} bytes, big-endian",
         "wire header": f"header of {wire.HEADER.size} bytes, little-endian",
         "inline": f"{wire.INLINE_BYTES:,} bytes travels in a memfd",
+        "wire payload": f"At most {wire.PAYLOAD_BYTES_MAX // 2**20} MiB. The receiver",
         "report type": messages.REPORT_TYPE,
     }
     assert [name for name, words in sizes.items() if words not in text] == []
@@ -191,7 +197,32 @@ def test_the_defaults_of_the_health_policy_are_the_codes() -> None:
     assert [name for name, value in policy.items() if f"`{name}` {value:g}" not in text] == []
 
 
-# --- decision records ----------------------------------------------------------------------------------------------------
+# --- clauses -------------------------------------------------------------------------------------------------------
+
+
+def test_every_clause_that_comments_cite_is_written_down() -> None:
+    sources = [path for package in ("edge_agent", "publisher") for path in (ROOT / package).rglob("*.py")]
+    cited = {
+        f"{first[0]}{number}"
+        for path in sources
+        for first, last in re.findall(r"\b([FITMUR]\d{1,2})(?:–[FITMUR]?(\d+))?\b", comments_of(path))
+        for number in range(int(first[1:]), int(last or first[1:]) + 1)
+    }
+    text = (DOCS / "CLAUSES.md").read_text(encoding="utf-8")
+    assert len(cited) > 30
+    assert sorted(clause for clause in cited if f"| {clause} |" not in text) == []
+
+
+def comments_of(path: Path) -> str:
+    """Return comments and docstrings, as far as a clause may be cited in them."""
+    source = path.read_text(encoding="utf-8")
+    strings = [
+        node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) and type(node.value) is str
+    ]
+    return "\n".join([*strings, *re.findall(r"#.*", source)])
+
+
+# --- decision records ----------------------------------------------------------------------------------------------
 
 
 def test_records_are_numbered_without_gaps_and_listed() -> None:

@@ -1,0 +1,96 @@
+"""What leaves a slot: results to the sink, each once, and word to the source of what is safe (R4).
+
+It remembers what went out by sequence, so a batch that is computed again through another worker repeats nothing. It
+decides nothing about workers or releases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from itertools import islice
+
+from edge_agent.contract.messages import OutputMessage
+from edge_agent.runtime.member import Answer
+from edge_agent.runtime.samples import Samples
+from edge_agent.runtime.sinks import Sink
+from edge_agent.runtime.sources import Source
+
+__all__ = ["Outlet"]
+
+
+class Outlet:
+    """Between the serving worker's answers and a slot's source and sink."""
+
+    def __init__(self, stream: str, source: Source, sink: Sink, counters: Counter[str]) -> None:
+        self._stream, self._source, self._sink, self._counters = stream, source, sink, counters
+        self._written = 0
+        self._emitted = -1
+        self._newest = (-1, -1)
+        self._rest: Samples | None = None
+        self._waiting: deque[OutputMessage] = deque()
+        self._unconfirmed: deque[tuple[int, int]] = deque()
+
+    def take(self, rows_max: int) -> tuple[Samples, bool] | None:
+        """Return the next samples if their results will find room, and whether the stream started anew with them."""
+        room = 0 if self._waiting else min(rows_max, self._sink.room)
+        if room <= 0:
+            return None
+        samples = self._rest or self._source.take(room)
+        if samples is None or samples.rows == 0:
+            return None
+        anew = self._starts_anew(samples, 0)
+        end = next((row for row in range(1, samples.rows) if self._starts_anew(samples, row)), samples.rows)
+        self._rest = samples.part(end, samples.rows) if end < samples.rows else None
+        samples = samples.part(0, end) if self._rest is not None else samples
+        self._newest = (samples.sequences[-1], samples.timestamps[-1])
+        if anew:
+            self._emitted = -1
+            self._counters["restarts"] += 1
+        return samples, anew
+
+    def _starts_anew(self, samples: Samples, row: int) -> bool:
+        """Numbers that fall while time goes on mean a stream that started anew, not a repetition."""
+        before = (samples.sequences[row - 1], samples.timestamps[row - 1]) if row else self._newest
+        return samples.sequences[row] <= before[0] and samples.timestamps[row] > before[1]
+
+    def emit(self, answer: Answer, columns: list[str], release: str, *, probation: bool) -> None:
+        """Take a batch's results, without those that went out already."""
+        for sequence, first, timestamp, row in zip(
+            answer.sequences, answer.firsts, answer.timestamps, answer.rows, strict=True
+        ):
+            if sequence <= self._emitted:
+                self._counters["repeats_dropped"] += 1
+                continue
+            self._emitted = sequence
+            self._waiting.append(
+                OutputMessage(
+                    timestamp=timestamp,
+                    stream=self._stream,
+                    sequence=sequence,
+                    first=first,
+                    release=release,
+                    probation=probation,
+                    values=dict(zip(columns, row, strict=False)),
+                )
+            )
+            self._counters["outputs"] += 1
+            self._written += 1
+        self.flush()
+
+    def owe(self, rows: int) -> None:
+        """Note that `rows` taken samples are done with: safe as soon as all results so far are confirmed."""
+        self._unconfirmed.append((self._written, rows))
+
+    def flush(self) -> None:
+        """Hand results to the sink as far as it has room: a filter may give more rows than it got."""
+        room = min(self._sink.room, len(self._waiting))
+        if room > 0:
+            self._sink.write(list(islice(self._waiting, room)))
+            for _ in range(room):
+                self._waiting.popleft()
+
+    def acknowledge(self) -> None:
+        """Tell the source what is safe: every result up to there is confirmed by the sink."""
+        confirmed = self._sink.confirmed
+        while self._unconfirmed and self._unconfirmed[0][0] <= confirmed:
+            self._source.acknowledge(self._unconfirmed.popleft()[1])

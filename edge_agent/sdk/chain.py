@@ -1,0 +1,359 @@
+"""A chain: named stages in order, run, fitted, initialized and cleaned up as one.
+
+It decides the order of things and names the stage that fails. A stage is a filter, or a container (a nested `Pipeline`,
+a `Parallel`) that holds chains itself. Names are unique over the whole tree, so that a stage's name alone says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edge_agent.contract.errors import AuthorError
+from edge_agent.contract.manifest import check_name
+from edge_agent.sdk.filter import Filter
+from edge_agent.sdk.frame import Frame, Values
+from edge_agent.sdk.step import Step, accepts, settle
+from edge_agent.sdk.window import Window
+
+__all__ = ["Chain", "Container", "Member", "StageError", "labels_of"]
+
+
+class StageError(AuthorError):
+    """A stage failed. `stage` is its name, `original` what its filter raised."""
+
+    def __init__(self, stage: str, original: BaseException) -> None:
+        self.stage = stage
+        self.original = original
+        super().__init__(f"stage {stage!r}: {type(original).__name__}: {original}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.stage, self.original)
+
+
+class Container:
+    """What `Pipeline` and `Parallel` have in common: stages inside, which live and end together."""
+
+    _chains: dict[str, Chain]
+    stem: str
+    """What the stage is called where the author gives no name."""
+
+    def advance(self, values: Values, times: Frame) -> tuple[Values, Frame]:
+        """Return what the stages make of `values`, and a frame with the times of its rows."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what, beside its branches, the container is made again from."""
+        raise NotImplementedError
+
+    @classmethod
+    def assembled(cls, name: str, branches: Mapping[str, list[Any]], parameters: Mapping[str, Any]) -> Container:
+        """Return a container of `branches` (lists of `(name, stage)`) with what `parameters` returned."""
+        raise NotImplementedError
+
+    def reach(self, stride: int) -> tuple[int, int]:
+        """Return how many samples of history the stages need, and how many samples apart their rows come at most."""
+        found = [chain.reach(stride) for chain in self._chains.values()]
+        return max(samples for samples, _ in found), int(np.lcm.reduce([apart for _, apart in found]))
+
+    @property
+    def branches(self) -> dict[str, tuple[tuple[str, Member], ...]]:
+        """The stages inside, by branch, as `(name, stage)` pairs."""
+        return {name: chain.stages for name, chain in self._chains.items()}
+
+    def every_stage(self) -> Iterator[tuple[str, Member]]:
+        """Yield all stages inside as `(name, stage)`, each before what it contains."""
+        for chain in self._chains.values():
+            yield from chain.every_stage()
+
+    def initialize(self) -> None:
+        """Initialize every stage that is not yet; after a failure, clean up those that were. Raises `StageError`."""
+        try:
+            for chain in self._chains.values():
+                chain.initialize()
+        except StageError:
+            with contextlib.suppress(StageError):  # what failed first is what matters
+                self.cleanup()
+            raise
+
+    def cleanup(self) -> None:
+        """Clean up every initialized stage, the last first, all of them; then raise the first failure, if any."""
+        failure = None
+        for chain in reversed(self._chains.values()):
+            try:
+                chain.cleanup()
+            except StageError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure from failure.original
+
+    def reset(self) -> None:
+        """Let every stage forget the stream seen so far."""
+        for chain in self._chains.values():
+            chain.reset()
+
+    def health(self) -> str | None:
+        """Return the first stage's veto in words, None if all are well."""
+        return next(filter(None, (chain.health() for chain in self._chains.values())), None)
+
+
+Member: TypeAlias = Filter | Container
+
+
+class Chain:
+    """Stages in order. `given` is a list of filters, containers and `(name, stage)` pairs.
+
+    Raises `TypeError` or `ValueError` for what cannot be a stage, and for names used twice.
+    """
+
+    def __init__(self, given: Any = ()) -> None:
+        self._stages: list[tuple[str, Member]] = []
+        self._steps: list[tuple[str, Step | Container]] = []
+        self._live: list[tuple[str, Member]] = []
+        self._unnamed: set[int] = set()
+        self._resetting: list[Member] = []
+        self._closed = False
+        for stage in _listed(given):
+            named = isinstance(stage, tuple)
+            if named and len(stage) != 2:
+                raise TypeError(f"a stage is a filter or a pair (name, filter), not {stage!r}")
+            self.add(stage[1] if named else stage, stage[0] if named else None)
+
+    # --- what it is made of ----------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[tuple[str, Member], ...]:
+        """The stages in order, as `(name, stage)` pairs."""
+        return tuple(self._stages)
+
+    @property
+    def live(self) -> bool:
+        """Whether every stage is initialized."""
+        return len(self._live) == len(self._stages)
+
+    def every_stage(self) -> Iterator[tuple[str, Member]]:
+        """Yield all stages with those inside them, each before what it contains."""
+        for name, member in self._stages:
+            yield name, member
+            if isinstance(member, Container):
+                yield from member.every_stage()
+
+    def add(self, member: Any, name: str | None = None) -> None:
+        """Append a stage. Stages inside it that its author did not name give way to names already taken here."""
+        if self._closed:
+            raise ValueError("this became a stage of another pipeline: add stages to it before that")
+        _check_kind(member)
+        known = dict(self.every_stage())
+        inside = [one for _, one in member.every_stage()] if isinstance(member, Container) else []
+        if any(one is other for one in (member, *inside) for other in known.values()):
+            raise ValueError(f"{member!r} stands in the pipeline twice and would mix up its state: make two")
+        taken = set(known)
+        chosen = _free(_stem(member), taken) if name is None else check_name("stage", name)
+        _take(chosen, taken)
+        self._stages.append((chosen, member))
+        try:
+            self.reach()
+            if isinstance(member, Container):
+                for chain in member._chains.values():
+                    chain._adopt(taken)
+        except ValueError:
+            self._stages.pop()
+            raise
+        if name is None:
+            self._unnamed.add(id(member))
+        self._steps.append((chosen, member if isinstance(member, Container) else Step(member)))
+        if isinstance(member, Container) or type(member).reset is not Filter.reset:
+            self._resetting.append(member)
+
+    def reach(self, stride: int = 1) -> tuple[int, int]:
+        """Return how many input samples of history the stages need, and how many samples apart their rows come.
+
+        Rows come in `stride` samples apart. Raises `ValueError` for a `Window` whose hop does not fit that.
+        """
+        samples = 0
+        for name, member in self._stages:
+            if isinstance(member, Container):
+                more, stride = member.reach(stride)
+                samples += more
+            elif isinstance(member, Window):
+                _check_hop(name, member, stride)
+                samples += member.size * stride + member.hop
+                stride = max(stride, member.hop)
+            else:
+                samples += member.warmup_rows * stride
+        return samples, stride
+
+    def _adopt(self, taken: set[str]) -> None:
+        """Become part of a larger tree: give way to the names that are `taken`, and add the own ones to them."""
+        for place, (name, member) in enumerate(self._stages):
+            chosen = _free(name, taken) if id(member) in self._unnamed else name
+            _take(chosen, taken)
+            self._stages[place] = chosen, member
+            self._steps[place] = chosen, self._steps[place][1]
+            if isinstance(member, Container):
+                for chain in member._chains.values():
+                    chain._adopt(taken)
+        self._closed = True
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Initialize every stage that is not yet; after a failure, clean up those that were. Raises `StageError`."""
+        for name, member in self._stages[len(self._live) :]:
+            self._start(name, member)
+
+    def cleanup(self) -> None:
+        """Clean up every initialized stage, the last first, all of them; then raise the first failure, if any."""
+        failure = None
+        while self._live:
+            name, member = self._live.pop()
+            try:
+                settle(member.cleanup())
+            except Exception as error:  # noqa: BLE001 - the other stages must be cleaned up too; raised below
+                failure = failure or _named(name, error)
+        if failure is not None:
+            raise failure from failure.original
+
+    def reset(self) -> None:
+        """Let every stage forget the stream seen so far."""
+        for member in self._resetting:
+            member.reset()
+
+    def health(self) -> str | None:
+        """Return the first stage's veto in words, None if all are well."""
+        for name, member in self._stages:
+            try:
+                verdict = settle(member.health())
+            except Exception as error:  # noqa: BLE001 - a health check that fails is a veto
+                return f"stage {name!r}: health() raised {type(error).__name__}: {error}"
+            if isinstance(member, Container) and verdict:
+                return str(verdict)
+            if verdict is False or (isinstance(verdict, str) and verdict):
+                return f"stage {name!r}: {verdict or 'health() returned False'}"
+        return None
+
+    def advance(self, values: Values, times: Frame) -> tuple[Values, Frame]:
+        """Return what the stages make of `values`, and a frame with the times of its rows.
+
+        Rows that run out end the run early: nothing yet. Raises `StageError` naming the innermost stage.
+        """
+        name = ""
+        try:
+            for name, step in self._steps:  # noqa: B007 - named in the error
+                if not len(values):
+                    break
+                values, times = step.advance(values, times)
+        except StageError:
+            raise
+        except Exception as error:
+            raise StageError(name, error) from error
+        return values, times
+
+    def fit(self, rows: Frame, y: Any) -> None:
+        """Fit the stages in order, each on what the ones before it make of `rows`; they stay initialized."""
+        self.reset()
+        origin = rows.sequences
+        for index, (name, member) in enumerate(self._stages):
+            try:
+                self._fit(member, rows, y, origin)
+                self._start(name, member)
+                if index < len(self._stages) - 1:
+                    values, times = self._steps[index][1].advance(rows.values, rows)
+                    rows = times if values is times.values else times.successor(values)
+            except StageError:
+                raise
+            except Exception as error:
+                raise StageError(name, error) from error
+        self.reset()
+
+    def _fit(self, member: Member, rows: Frame, y: Any, origin: Any) -> None:
+        if isinstance(member, Container):
+            labels = y if y is None else labels_of(y, rows, origin)
+            for chain in member._chains.values():
+                chain.fit(rows.with_values(private(rows.values)), labels)
+        elif type(member).fit is not Filter.fit:
+            _fit_filter(member, rows, y if y is None else labels_of(y, rows, origin))
+
+    def _start(self, name: str, member: Member) -> None:
+        try:
+            settle(member.initialize())
+        except Exception as error:
+            with contextlib.suppress(StageError):  # what failed first is what matters
+                self.cleanup()
+            raise _named(name, error) from error
+        self._live.append((name, member))
+
+
+def labels_of(y: Any, rows: Frame, origin: Any) -> Any:
+    """Return the labels of `rows`: `y` itself, or picked from it by the number of each row's newest sample.
+
+    `origin` holds the numbers of the samples that `y` labels. Raises `ValueError` where lengths do not fit.
+    """
+    if len(y) == len(rows):
+        return y
+    if len(y) != len(origin):
+        raise ValueError(f"{len(y)} labels for {len(rows)} rows here and {len(origin)} at the start: give one for each")
+    places = np.searchsorted(origin, rows.sequences)
+    return y[places] if isinstance(y, np.ndarray) else [y[place] for place in places]
+
+
+def private(values: Values) -> Values:
+    """Return a copy of `values` for a stage that may work in place; cells of rows that are lists are shared."""
+    if isinstance(values, np.ndarray):
+        return values.copy()
+    return [row.copy() if isinstance(row, list | dict | np.ndarray) else row for row in values]
+
+
+def _named(name: str, error: Exception) -> StageError:
+    return error if isinstance(error, StageError) else StageError(name, error)
+
+
+def _listed(given: Any) -> list[Any]:
+    if isinstance(given, Filter | Container | str | dict) or not hasattr(given, "__iter__"):
+        raise TypeError(f"stages must be a list of filters: write [{given!r}]")
+    return list(given)
+
+
+def _check_kind(member: Any) -> None:
+    if isinstance(member, type):
+        raise TypeError(f"stage {member.__name__} is a class: write {member.__name__}(…) to make a filter of it")
+    if not isinstance(member, Filter | Container):
+        raise TypeError(
+            f"a {type(member).__name__} cannot be a stage: subclass edge_agent.Filter and call it in predict(), "
+            "or export a trained model to ONNX and use OnnxModel"
+        )
+
+
+def _take(name: str, taken: set[str]) -> None:
+    if name in taken:
+        raise ValueError(f"stage name {name!r} is used twice")
+    taken.add(name)
+
+
+def _stem(member: Member) -> str:
+    return member.stem if isinstance(member, Container) else type(member).__name__.strip("_").lower()
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    names = (stem, *(f"{stem}-{count}" for count in range(2, len(taken) + 3)))
+    return next(name for name in names if check_name("stage", name) not in taken)
+
+
+def _check_hop(name: str, member: Window, stride: int) -> None:
+    if stride > 1 and member.hop % stride:
+        raise ValueError(
+            f"stage {name!r}: hop={member.hop} counts input samples, and behind another Window rows come every "
+            f"{stride} of them: write a multiple, such as hop={stride * member.hop} for every {member.hop} rows"
+        )
+
+
+def _fit_filter(member: Filter, rows: Frame, labels: Any) -> None:
+    if not len(rows):
+        raise ValueError("no rows arrive here to fit on: give fit() more samples than the windows before it need")
+    options = {"frame": rows} if accepts(member.fit, "frame") else {}
+    if accepts(member.fit, "y"):
+        options["y"] = labels
+    settle(member.fit(rows.values, **options))

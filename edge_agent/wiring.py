@@ -1,0 +1,144 @@
+"""Builds the agent's parts from its configuration: lanes, client, updater, and what joins them.
+
+The one place that knows both `update` and `runtime`, besides the agent itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent.config import Config, CsvInput, MqttInput, Slot, SqliteOutput
+from edge_agent.contract.digest import Digest, encode_json
+from edge_agent.contract.errors import ConfigError, StoreError
+from edge_agent.contract.manifest import parse_manifest
+from edge_agent.contract.messages import Topics
+from edge_agent.runtime.crew import Notice, Plan
+from edge_agent.runtime.csv_source import CsvSource
+from edge_agent.runtime.lane import Lane
+from edge_agent.runtime.sinks import open_sink
+from edge_agent.runtime.sources import open_source
+from edge_agent.runtime.sqlite_sink import last_sequence
+from edge_agent.runtime.supervisor import Supervisor
+from edge_agent.transport.client import Client, OnMessage, OnState, Will
+from edge_agent.update.ports import SlotSetup
+
+__all__ = ["RuntimePort", "control_client", "lane", "lock_state", "roots", "slot_setups"]
+
+# Samples counted here start at boot counter x 2^32: above every earlier run, and exact in a JavaScript number.
+BOOT_BITS = 32
+
+
+class RuntimePort:
+    """Turns the updater's wishes into orders for the supervisor."""
+
+    def __init__(self, supervisor: Supervisor, tunables: dict[str, dict[str, Any]]) -> None:
+        self._supervisor, self._tunables = supervisor, tunables
+        self.shadow, self.serve = supervisor.shadow, supervisor.serve
+        self.keep, self.abandon = supervisor.keep, supervisor.abandon
+
+    def run(self, slot: str, key: int, root: Path, release: str) -> None:
+        """Run a committed release."""
+        self._supervisor.run(slot, self._plan(slot, key, root, release))
+
+    def start(self, slot: str, key: int, root: Path, release: str) -> None:
+        """Start a candidate."""
+        self._supervisor.start_candidate(slot, self._plan(slot, key, root, release))
+
+    def _plan(self, slot: str, key: int, root: Path, release: str) -> Plan:
+        manifest = parse_manifest((root / "manifest.json").read_bytes())
+        return Plan(
+            key=key,
+            release=release,
+            root=root,
+            columns=manifest.input.columns,
+            output=manifest.output,
+            health=manifest.health,
+            history=manifest.history,
+            tunables=self._tunables[slot],
+        )
+
+
+def lane(config: Config, name: str, boot: int, notify: Callable[[Notice], None]) -> Lane:
+    """Return the data path of slot `name`, with its source and sink."""
+    slot = config.slot[name]
+    source = open_source(config, name, start_sequence=_start_sequence(slot, boot))
+    return Lane(name, slot.output.stream, source, open_sink(config, name), notify)
+
+
+def _start_sequence(slot: Slot, boot: int) -> int:
+    """Return the first sample number of this run; what is counted here never repeats an earlier run's."""
+    output, source = slot.output, slot.input
+    known = last_sequence(output.path, output.table, output.stream) if isinstance(output, SqliteOutput) else None
+    counted = isinstance(source, MqttInput) and not source.sequence
+    return max(known + 1 if known is not None else 0, boot << BOOT_BITS if counted else 0)
+
+
+def control_client(config: Config, on_message: OnMessage, on_state: OnState) -> Client:
+    """Return the control plane's connection, not started. Raises `ConfigError` for files that cannot be read."""
+    broker, device = config.broker, config.device
+    try:
+        password = broker.password()
+    except OSError as error:
+        raise ConfigError(f"broker.password_file {broker.password_file} cannot be read: {error.strerror}") from None
+    return Client(
+        broker.url,
+        f"{device.fleet}-{device.id}",
+        will=Will(topic=Topics(device.fleet).online(device.id), payload=b"0"),
+        ca=broker.ca,
+        cert=broker.cert,
+        key=broker.key,
+        username=broker.username or None,
+        password=password.decode() if password is not None else None,
+        on_message=on_message,
+        on_state=on_state,
+    )
+
+
+def roots(config: Config) -> dict[str, bytes]:
+    """Return each channel's first root. Raises `ConfigError` for one that cannot be read."""
+    found = {}
+    for name, channel in config.channel.items():
+        try:
+            found[name] = channel.root.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"channel.{name}.root {channel.root} cannot be read: {error.strerror}") from None
+    return found
+
+
+def slot_setups(config: Config) -> dict[str, SlotSetup]:
+    """Return what updates need to know of each slot."""
+    setups = {}
+    for name, slot in config.slot.items():
+        columns = list(slot.input.columns)
+        if isinstance(slot.input, CsvInput) and not columns:
+            columns = list(CsvSource(slot.input).columns)
+        told = encode_json({"tunable": slot.tunable, "input": msgspec.to_builtins(slot.input, enc_hook=str)})
+        setups[name] = SlotSetup(
+            name=name,
+            channel=slot.channel,
+            columns=columns,
+            units={key: column.unit for key, column in slot.input.columns.items() if column.unit},
+            tunables=dict(slot.tunable),
+            config_digest=Digest.of(told).hex,
+        )
+    return setups
+
+
+def lock_state(state: Path) -> Any:
+    """Take the state directory for this process. Raises `ConfigError` when another agent has it."""
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (state / "lock").open("a+")
+    except OSError as error:
+        raise StoreError(f"the state directory {state} cannot be used: {error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(f"another edge-agent runs on {state}: stop it, or give this one its own directory") from None
+    return file

@@ -1,0 +1,114 @@
+"""The way from the record to the broker: connect, send what it lacks, announce a channel's newest state.
+
+Blobs go first and the envelope that announces them last, so no device hears of a release whose bytes are not there. It
+refuses to go on when the broker announces a newer history than the record holds (T7). It signs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from edge_agent.contract.digest import BlobRef
+from edge_agent.contract.errors import AuthorError, UpdateRejected
+from edge_agent.contract.messages import Topics
+from edge_agent.contract.verification import Request, Verified
+from edge_agent.transport import blobs
+from edge_agent.transport import envelope as envelopes
+from edge_agent.transport.client import Client
+from publisher.config import Home, access_arguments
+from publisher.repository import Channel
+from publisher.verification import verify
+
+__all__ = ["Uplink", "connect"]
+
+CONNECT_SECONDS = 10.0
+SEND_SECONDS = 60.0
+RETAINED_SECONDS = 1.5
+
+
+@contextmanager
+def connect(home: Home) -> Iterator[Client]:
+    """Connect to the home's broker for as long as the block runs. Raises `TransportError`."""
+    client = Client(
+        home.broker.url,
+        f"publisher-{os.getpid()}-{os.urandom(4).hex()}",
+        clean_start=True,
+        session_expiry_seconds=0,
+        **access_arguments(home),
+    )
+    with client:
+        client.wait_connected(CONNECT_SECONDS)
+        yield client
+
+
+class Uplink:
+    """One channel's way over a connected client."""
+
+    def __init__(self, client: Client, channel: Channel) -> None:
+        self._client, self._channel = client, channel
+        self._topics = Topics(channel.fleet)
+
+    def require_one_history(self) -> None:
+        """Refuse to go on when the broker announces another history than the record's. Raises `AuthorError`."""
+        message = self._announced()
+        if message is None:
+            return
+        try:
+            announced = envelopes.unpack(message)
+            if announced == self._channel.envelope():
+                return
+            theirs = _state(self._verified(announced))
+        except UpdateRejected:
+            return  # whoever put it there holds no key; ours replaces it
+        ours = _state(self._verified(self._channel.envelope()))
+        if theirs >= ours:
+            raise AuthorError(
+                f"the broker announces state {theirs} of channel {self._channel.name}, the record "
+                f"{self._channel.record.location} only has {ours}: somebody pushed from another record; use theirs, or "
+                "restore this one from its backup"
+            )
+
+    def send_blobs(self, contents: Iterable[bytes]) -> int:
+        """Keep blobs in the record and make sure the broker has them; return the bytes sent for those it lacked."""
+        record = self._channel.record
+        by_ref: dict[BlobRef, bytes] = {record.put_blob(data): data for data in contents}
+        lacking = blobs.absent(self._client, self._topics, list(by_ref), RETAINED_SECONDS)
+        return sum(blobs.publish(self._client, self._topics, by_ref[ref]) for ref in lacking)
+
+    def announce(self, envelope: bytes) -> int:
+        """Retain an envelope at the broker; return the bytes sent. Raises `TransportError` unless it was taken."""
+        message = envelopes.pack(envelope)
+        topic = self._topics.trust(self._channel.name)
+        self._client.publish(topic, message, retain=True).wait(SEND_SECONDS)
+        return len(message)
+
+    def _announced(self) -> bytes | None:
+        """Return the message retained for this channel, None when there is none within `RETAINED_SECONDS`."""
+        topic = self._topics.trust(self._channel.name)
+        found: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+        def hear(heard: str, payload: bytes, retain: bool) -> None:
+            if heard == topic:
+                found.put(payload)
+
+        with self._client.listening(hear):
+            self._client.subscribe([topic])
+            try:
+                return found.get(timeout=RETAINED_SECONDS) or None
+            except queue.Empty:
+                return None
+            finally:
+                self._client.unsubscribe([topic])
+
+    def _verified(self, envelope: bytes) -> Verified:
+        channel = self._channel
+        request = functools.partial(Request, fleet=channel.fleet, channel=channel.name, now=0.0, root=channel.root())
+        return verify(request(envelope=envelope))
+
+
+def _state(verified: Verified) -> int:
+    return next(floor.version for floor in verified.floors if floor.role == "timestamp")
