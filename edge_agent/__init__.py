@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge_agent.sdk.filter import parameters_of as parameters_of
     from edge_agent.sdk.frame import Frame as Frame
     from edge_agent.sdk.onnx_model import OnnxModel as OnnxModel
+    from edge_agent.sdk.parallel import Parallel as Parallel
     from edge_agent.sdk.pipeline import Health as Health
     from edge_agent.sdk.pipeline import Input as Input
     from edge_agent.sdk.pipeline import Output as Output
@@ -32,6 +33,7 @@ _HOMES = {
     "Input": "pipeline",
     "OnnxModel": "onnx_model",
     "Output": "pipeline",
+    "Parallel": "parallel",
     "Pipeline": "pipeline",
     "StageError": "pipeline",
     "Standardize": "standardize",

@@ -39,7 +39,7 @@ class RuntimePort:
     def __init__(self, supervisor: Supervisor, tunables: dict[str, dict[str, Any]]) -> None:
         self._supervisor, self._tunables = supervisor, tunables
         self.shadow, self.serve = supervisor.shadow, supervisor.serve
-        self.keep, self.abandon = supervisor.keep, supervisor.abandon
+        self.keep, self.abandon, self.rename = supervisor.keep, supervisor.abandon, supervisor.rename
 
     def run(self, slot: str, key: int, root: Path, release: str) -> None:
         """Run a committed release."""

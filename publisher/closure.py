@@ -110,6 +110,8 @@ def _judge(found: Walk) -> Iterator[str]:
             found.found.add((item.source.module, item.group))
     last = {(item.source.module, item.group): item for item in missing}
     for item in missing:
+        if item.group < 0:
+            continue  # the author's own process goes on without it, too
         place = (item.source.module, item.group)
         if not item.group or (place not in found.found and last[place] is item):
             reason = (

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from publisher.paths import COMPUTED, Evaluator, Scope, Value, only_return
+from publisher.bindings import Scope
+from publisher.paths import COMPUTED, Evaluator, Value, only_return
 from publisher.source import Source
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _WRITE = re.compile(r"save|write|dump|mkdir|makedirs|touch|unlink|remove|rmtree|
 _LISTING = {"iterdir", "listdir", "walk", "scandir", "iglob"}
 _READERS = {"open", "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "read_csv", "read_json", "read_parquet"}
 _READERS |= {"read_text", "read_bytes", "imread"}
+_PLACES = ("__file__", "__spec__", "__path__", "resource", "pkgutil", "getfile", "getsourcefile", "get_data")
 _MACHINE_CODE = {".so", ".pyd", ".dll", ".dylib"}
 _FILES_LIMIT = 5_000
 
@@ -45,6 +47,7 @@ class Reader:
         self.evaluator = evaluator
         self.sources: set[Path] = set()
         self.seen: set[str] = set()
+        self.placed = False
 
     def declared(self) -> None:
         """Add what the class declares."""
@@ -58,9 +61,12 @@ class Reader:
         """Add what modules read that were not looked at before."""
         self.sources = {source.origin for source in self.walk.modules.values()}
         new = [source for name, source in self.walk.modules.items() if name not in self.seen]
+        if not self.placed and any(_has_place(source) for source in new):
+            self.placed = True
+            new = list(self.walk.modules.values())  # any of them may go on from a place that another one knows
         self.seen.update(self.walk.modules)
         for source in new:
-            if "__file__" in _text(source) or "resource" in _text(source) or _READERS & set(_words(source)):
+            if self.placed or _READERS & set(_words(source)):
                 self._visit(source.tree, self.evaluator.scope(source))
 
     def _declared(self, pattern: str, source: Source, line: int) -> None:
@@ -127,11 +133,25 @@ class Reader:
                 return
             handed_on = parent.attr in _LISTING | {"glob", "rglob"}
         else:
-            handed_on = isinstance(parent, ast.Call | ast.keyword | ast.Starred | ast.List | ast.Tuple | ast.Dict)
-            handed_on = handed_on or (isinstance(parent, ast.Return) and not self._is_simple_result(parent, scope))
+            handed_on = not self._is_step(node, parent, scope)
         if handed_on and not self._is_harmless(node, scope) and not self.walk.declared.data:
             reason = f"the directory {_short(node)} is read by names that are not written here: {_ADVICE}"
             self.walk.refuse(scope.source.origin, node.lineno, reason)
+
+    def _is_step(self, node: ast.expr, parent: ast.AST, scope: Scope) -> bool:
+        """Whether what becomes of a directory is judged elsewhere: under its name, or by those who call."""
+        if isinstance(parent, ast.Assign):
+            return all(_is_followed(target) for target in parent.targets)
+        if isinstance(parent, ast.AnnAssign):
+            return _is_followed(parent.target)
+        if isinstance(parent, ast.Return):
+            return self._is_simple_result(parent, scope)
+        seen = (
+            ast.NamedExpr | ast.arguments | ast.withitem | ast.Expr | ast.Compare | ast.FormattedValue | ast.AugAssign
+        )
+        return isinstance(parent, seen) or (
+            isinstance(parent, ast.BinOp) and isinstance(scope.parents[parent], ast.AugAssign)
+        )
 
     def _is_simple_result(self, node: ast.Return, scope: Scope) -> bool:
         owner = scope.owner(node)
@@ -206,6 +226,13 @@ class Reader:
         return os.path.relpath(path, self.walk.target.root)
 
 
+def _is_followed(target: ast.expr) -> bool:
+    """Whether a binding is one that paths are followed through: a name, or an attribute of `self` or `cls`."""
+    if isinstance(target, ast.Attribute):
+        return isinstance(target.value, ast.Name) and target.value.id in ("self", "cls")
+    return isinstance(target, ast.Name)
+
+
 def _matches(base: Path, pattern: str) -> list[Path]:
     if Path(pattern).is_absolute():
         return []
@@ -223,6 +250,10 @@ def _writes(mode: ast.expr | None, call: ast.Call) -> bool:
 
 def _text(source: Source) -> str:
     return source.data.decode("latin-1")
+
+
+def _has_place(source: Source) -> bool:
+    return any(word in _text(source) for word in _PLACES)
 
 
 def _words(source: Source) -> list[str]:

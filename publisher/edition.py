@@ -90,7 +90,7 @@ def _released(text: str, home: str | Path | None, channel: str | None) -> Editio
 
 def _packed(label: str, target: str, root: Path | None) -> Edition:
     with tempfile.TemporaryDirectory(prefix="fieldcast-diff-") as name:
-        command = [sys.executable, "-m", "publisher", "pack", target, "--out", name, "--json"]
+        command = [sys.executable, "-P", "-m", "publisher", "pack", target, "--out", name, "--json"]
         command += ["--root", str(root)] if root is not None else []
         try:
             done = subprocess.run(

@@ -95,7 +95,7 @@ def _analysis(found: Walk) -> Analysis:
         raise AuthorError(
             f"{found.target.origin.name} has no {attr!r} at its top level: name a class that is defined there"
         )
-    reached = {_key(one, graph): one for one in graph.reach(entry, attr)}
+    reached = {_key(one, graph): one for one in graph.reach(entry, attr, found.named)}
     words = {word for one in reached.values() for node in one.statements for word in _names(node)}
     words |= {word for name in graph.modules for node in graph.acting(name) for word in _names(node)}
     docs = bool(_READS_DOCS & words)

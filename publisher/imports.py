@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from publisher.source import Source
 
-__all__ = ["Computed", "Import", "imports_of", "literal", "statement_imports"]
+__all__ = ["Computed", "Import", "all_of", "imports_of", "literal", "statement_imports"]
 
 _IMPORT_ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 _FUNCTIONS = {"import_module", "__import__", "run_module"}
@@ -27,7 +27,8 @@ class Import:
     """One imported module with the names taken from it.
 
     `names` is empty for `import a.b`, else what stands after `from a.b import`. `bound` pairs each local name with the
-    name it stands for. Imports of equal non-zero `group` are alternatives: one that can be found is enough.
+    name it stands for. Imports of equal non-zero `group` are alternatives: one that can be found is enough, and where
+    the group is negative the code goes on without any of them.
     """
 
     module: str
@@ -74,6 +75,48 @@ def statement_imports(node: ast.Import | ast.ImportFrom, source: Source, group: 
     yield Import(module, names, node.lineno, group, bound)
 
 
+def all_of(source: Source) -> tuple[set[str], bool]:
+    """Return the names that a module puts into `__all__`, and whether these are all of them.
+
+    The `__all__` of another module, joined to it, adds names of that module's: no submodules of this one.
+    """
+    names: set[str] = set()
+    complete = True
+    for node in ast.walk(source.tree):
+        values: list[ast.expr] = []
+        if (isinstance(node, ast.Assign) and any(map(_is_all, node.targets))) or (
+            isinstance(node, ast.AugAssign | ast.AnnAssign) and _is_all(node.target) and node.value is not None
+        ):
+            values = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_all(node.func.value):
+            values = node.args if node.func.attr in ("append", "extend", "insert") else []
+        for value in values:
+            names |= {
+                part.value for part in ast.walk(value) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            }
+            complete = complete and _is_listed(value)
+    return names, complete
+
+
+def _is_all(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "__all__"
+
+
+def _is_listed(node: ast.expr) -> bool:
+    """Whether every name in part of an `__all__` is written there."""
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return all(map(_is_listed, node.elts))
+    if isinstance(node, ast.BinOp):
+        return _is_listed(node.left) and _is_listed(node.right)
+    if isinstance(node, ast.Starred):
+        return _is_listed(node.value)
+    if isinstance(node, ast.Call) and _last_name(node.func) in ("list", "tuple", "sorted", "set"):
+        return all(map(_is_listed, node.args))
+    return (
+        isinstance(node, ast.Constant) or _is_all(node) or (isinstance(node, ast.Attribute) and node.attr == "__all__")
+    )
+
+
 def _absolute(package: str, level: int, name: str) -> str | None:
     if level == 0:
         return name
@@ -102,7 +145,7 @@ class _Reader:
             return
         if group == 0 and _is_alternative(node):
             self.groups += 1
-            group = self.groups
+            group = -self.groups if _is_optional(node) else self.groups
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.stmt):
                 yield from self.statement(child, group)
@@ -219,6 +262,25 @@ def _is_alternative(node: ast.stmt) -> bool:
             for part in ast.walk(node.test)
         )
     return False
+
+
+def _is_optional(node: ast.stmt) -> bool:
+    """Whether code goes on when none of the alternatives in a statement can be imported."""
+    if isinstance(node, ast.Try):
+        handlers = [one for one in node.handlers if _catches_import_error(one.type)]
+        return bool(handlers) and all(_goes_on(one.body) for one in handlers) and _goes_on(node.finalbody)
+    return isinstance(node, ast.With)
+
+
+def _goes_on(body: list[ast.stmt]) -> bool:
+    """Whether statements neither raise nor import anything that must be there."""
+    for node in body:
+        if _is_alternative(node) and isinstance(node, ast.Try | ast.With):
+            if not _is_optional(node):
+                return False
+        elif any(isinstance(part, ast.Import | ast.ImportFrom | ast.Raise) for part in ast.walk(node)):
+            return False
+    return True
 
 
 def _catches_import_error(node: ast.expr | None) -> bool:

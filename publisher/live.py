@@ -17,7 +17,7 @@ from pathlib import Path
 from edge_agent.contract.errors import AuthorError
 from publisher import origin
 
-__all__ = ["locate", "refuse_patched"]
+__all__ = ["Unimportable", "locate", "refuse_patched"]
 
 _WAY_OUT = "define it with a class statement in a .py file and import it from there"
 _Codes = dict[tuple[str, int], list[types.CodeType]]
@@ -25,15 +25,19 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _TRANSPARENT = {"staticmethod", "classmethod", "property", "abstractmethod", "final", "override"}
 
 
+class Unimportable(AuthorError):
+    """No file says what this class is: it can only be shipped by value, pinned to one interpreter (F2)."""
+
+
 def locate(cls: type) -> tuple[Path, str]:
     """Return the source file of a live class and its dotted name in there. Raises `AuthorError` when it has none."""
     name = f"{cls.__module__}.{cls.__qualname__}"
     if cls.__module__ == "__main__":
-        raise AuthorError(f"{name} lives in __main__, which no other machine can import: {_WAY_OUT}")
+        raise Unimportable(f"{name} lives in __main__, which no other machine can import: {_WAY_OUT}")
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None)
     if module is None or not file or not file.endswith(".py") or not Path(file).is_file():
-        raise AuthorError(f"{name} has no source file (exec, type() or an interactive session): {_WAY_OUT}")
+        raise Unimportable(f"{name} has no source file (exec, type() or an interactive session): {_WAY_OUT}")
     path = Path(file).resolve()
     if any(origin.is_installed(parent) for parent in path.parents):
         raise AuthorError(f"{name} belongs to an installed distribution, which is required by name and never shipped")
@@ -45,8 +49,8 @@ def locate(cls: type) -> tuple[Path, str]:
         if value is cls and attr in bound:
             return path, attr
     if "<locals>" in cls.__qualname__:
-        raise AuthorError(f"{name} was made inside a function, so its source cannot be imported by name: {_WAY_OUT}")
-    raise AuthorError(f"{name} is not in {path.name} (exec, type(), or the file changed since its import): {_WAY_OUT}")
+        raise Unimportable(f"{name} was made inside a function, so its source cannot be imported by name: {_WAY_OUT}")
+    raise Unimportable(f"{name} is not in {path.name} (exec, type(), or the file changed since its import): {_WAY_OUT}")
 
 
 def refuse_patched(cls: type, path: Path) -> None:
@@ -91,7 +95,7 @@ def _compare(cls: type, definition: ast.ClassDef, tree: ast.Module, codes: _Code
         else:
             same = function is None or not plain or name in bound or _is_foreign(function)
         if not same:
-            raise AuthorError(
+            raise Unimportable(
                 f"{cls.__module__}.{cls.__qualname__}.{name} is not what {path.name} says: the class was patched, or "
                 "the file changed since its import; put the change into the file, or start a fresh process"
             )

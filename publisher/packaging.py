@@ -8,34 +8,27 @@ back here passed the device's own checks (T10).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
-from edge_agent.contract.bundle import PORTABLE_TAG, build_bundle, read_bundle
 from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import AuthorError, UpdateRejected
 from edge_agent.contract.manifest import FORMAT, Manifest, ModelRef, Stage, encode_manifest, parse_manifest
 from edge_agent.sdk import selftest
+from edge_agent.sdk.container import Container, Member
 from edge_agent.sdk.filter import Filter, parameters_of
 from edge_agent.sdk.onnx_model import OnnxModel
 from edge_agent.sdk.parameters import encode_parameters
+from edge_agent.sdk.pickled import Written, dumps
 from edge_agent.sdk.pipeline import Pipeline
-from edge_agent.sdk.state import capture
-from publisher.closure import Closure, collect
-from publisher.fingerprint import fingerprint
+from edge_agent.sdk.state import capture, is_pickled
+from publisher.code import Code, Way, pack_code, way_of
 from publisher.onnx_header import read_opsets
-from publisher.project import read_pyproject
+from publisher.requirements import join, join_pythons, pins_of
 
 __all__ = ["Package", "pack"]
 
-_BUILTIN = "edge_agent.sdk."
-_PYTHON = ">=3.11"
 _FILE_NAME = re.compile(r"[^/\x00-\x1f]{1,200}")
 
 
@@ -52,13 +45,17 @@ class Package:
     warnings: list[str]
 
 
-def pack(pipeline: Pipeline, *, root: Path | None = None) -> Package:
+def pack(
+    pipeline: Pipeline, *, root: Path | None = None, require_portable: bool = False, declared: bool = True
+) -> Package:
     """Return `pipeline` as manifest and blobs; `root` is the author's project directory, guessed when None.
 
-    The same pipeline gives the same bytes on every machine. Raises `AuthorError` for what cannot be shipped.
+    The same pipeline gives the same bytes on every machine; not so classes by value, which `require_portable` refuses
+    with the reason. Without `declared`, input and output columns may be missing, as in a pipeline that is only kept.
+    Raises `AuthorError` for what cannot be shipped.
     """
-    _check_declared(pipeline)
-    packer = _Packer(root)
+    _check_declared(pipeline, columns=declared)
+    packer = _Packer(root, require_portable=require_portable)
     stages = [packer.stage(name, member) for name, member in pipeline.stages]
     manifest = Manifest(
         format=FORMAT,
@@ -67,8 +64,8 @@ def pack(pipeline: Pipeline, *, root: Path | None = None) -> Package:
         input=pipeline.input,
         output=pipeline.output,
         tunable=sorted(pipeline.tunable),
-        requires_python=_python_of(packer.pythons),
-        requires=_union(packer.requires),
+        requires_python=join_pythons(packer.pythons),
+        requires=join(packer.requires),
         self_test=packer.self_test(pipeline),
         health=pipeline.health_policy,
         history=pipeline.history,
@@ -81,11 +78,11 @@ def pack(pipeline: Pipeline, *, root: Path | None = None) -> Package:
     return Package(manifest, data, packer.blobs, list(dict.fromkeys(packer.warnings)))
 
 
-def _check_declared(pipeline: Pipeline) -> None:
+def _check_declared(pipeline: Pipeline, *, columns: bool) -> None:
     if not pipeline.stages:
         raise AuthorError(f"pipeline {pipeline.name} has no stages: add one with .add(filter)")
-    for what, columns in (("input", pipeline.input.columns), ("output", pipeline.output.columns)):
-        if not columns:
+    for what, listed in (("input", pipeline.input.columns), ("output", pipeline.output.columns)):
+        if columns and not listed:
             raise AuthorError(
                 f"pipeline {pipeline.name} does not say which {what} columns it has: "
                 f"add {what}={what.capitalize()}(['…', …])"
@@ -95,31 +92,47 @@ def _check_declared(pipeline: Pipeline) -> None:
 class _Packer:
     """Packs stage after stage, and gathers what they bring along."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, *, require_portable: bool) -> None:
         self.root = root
+        self.require_portable = require_portable
         self.blobs: dict[Digest, bytes] = {}
         self.requires: list[str] = ["numpy"]  # the built-in filters' own, hence every pipeline's
         self.pythons: set[str] = set()
         self.warnings: list[str] = []
 
-    def stage(self, name: str, member: Filter) -> Stage:
-        target, value, bundle = self._code(name, type(member))
+    def stage(self, name: str, member: Member) -> Stage:
+        """Return the manifest's form of a stage, and keep the blobs it needs."""
+        if isinstance(member, Container):
+            return self._container(name, member)
         try:
+            way = way_of(type(member), self.root)
             files = member.files()
             encoded = encode_parameters({key: one for key, one in parameters_of(member).items() if key not in files})
-            state = capture(member)
+            state = _State.of(member, way)
         except (AuthorError, TypeError) as error:
             raise AuthorError(f"stage {name!r}: {error}") from error
+        code = self._code(name, type(member), way, state.named)
+        self._require(name, code, state)
         return Stage(
             name=name,
-            target=target,
-            fingerprint=value,
-            bundle=bundle,
-            tag=PORTABLE_TAG,
+            target=code.target,
+            fingerprint=code.fingerprint,
+            bundle=None if code.data is None else self._blob(code.data),
+            tag=code.tag,
             parameters=encoded,
-            state=None if state is None else self._blob(state),
+            state=None if state.data is None else self._blob(state.data),
             models={key: self._model(name, key, Path(path)) for key, path in sorted(files.items())},
             providers=list(member.providers) if isinstance(member, OnnxModel) else [],
+        )
+
+    def _container(self, name: str, member: Container) -> Stage:
+        code = self._code(name, type(member), Way(), {})
+        return Stage(
+            name=name,
+            target=code.target,
+            fingerprint=code.fingerprint,
+            parameters=encode_parameters(member.parameters()),
+            branches={branch: [self.stage(*one) for one in stages] for branch, stages in member.branches.items()},
         )
 
     def self_test(self, pipeline: Pipeline) -> BlobRef | None:
@@ -129,12 +142,33 @@ class _Packer:
                 "add self_test=<rows or the path of a CSV file>"
             )
             return None
-        running = bool(pipeline._live)
+        running = pipeline.live
         try:
             return self._blob(selftest.build(pipeline, pipeline.self_test))
         finally:
             if not running:
                 pipeline.cleanup()
+
+    def _code(self, name: str, cls: type, way: Way, extras: dict[tuple[str, str], Any]) -> Code:
+        code = pack_code(name, cls, way, extras=extras, root=self.root, portable=self.require_portable)
+        self.requires += code.requires
+        if code.data is not None:
+            self.pythons.add(code.python)
+        self.warnings += code.warnings
+        return code
+
+    def _require(self, name: str, code: Code, state: _State) -> None:
+        """Require what a pickled state was written with, exactly, and say what that costs."""
+        try:
+            pins = pins_of(state.modules, code.modules)
+        except AuthorError as error:
+            raise AuthorError(f"stage {name!r}: {error}") from None
+        self.requires += pins
+        if pins:
+            self.warnings.append(
+                f"stage {name!r} learned objects of {', '.join(pins)}, and devices need exactly that: export the model "
+                "to ONNX (for scikit-learn: skl2onnx.to_onnx) and use OnnxModel to run on any"
+            )
 
     def _blob(self, data: bytes) -> BlobRef:
         ref = BlobRef.of(data)
@@ -158,103 +192,31 @@ class _Packer:
                 raise AuthorError(f"{where}: {error}") from None
         return ModelRef(blob=self._blob(data), name=path.name, opsets=opsets)
 
-    # --- code ------------------------------------------------------------------------------------------------------
 
-    def _code(self, name: str, cls: type) -> tuple[str, str, BlobRef | None]:
-        """Return target, fingerprint and bundle of a class; built-in filters have no bundle."""
-        if cls.__module__.startswith(_BUILTIN):
-            target = f"{cls.__module__}:{cls.__qualname__}"
-            return target, f"builtin:{target}", None
-        closure = collect(cls, root=self.root)
-        if closure.refused:
-            lines = "\n  ".join(str(refusal) for refusal in closure.refused)
-            raise AuthorError(f"stage {name!r} ({cls.__qualname__}) cannot be shipped:\n  {lines}")
-        value = fingerprint(cls, root=self.root).value
-        target = f"{closure.entry}:{closure.attr or cls.__qualname__}"
-        requires, python = self._requirements(closure, cls)
-        self.requires += requires
-        self.pythons.add(python)
-        return target, value, self._blob(_bundle(name, target, value, closure, requires, python))
+@dataclass
+class _State:
+    """A filter's state, with the modules that its pickle names and the classes that must go by value with it."""
 
-    def _requirements(self, closure: Closure, cls: type) -> tuple[list[str], str]:
-        """Return what the author's declarations say of the distributions that the closure needs (F3), and of Python."""
-        found = read_pyproject(closure.root)
-        project = found[1].get("project", {}) if found else {}
-        project = project if isinstance(project, dict) else {}
-        declared: dict[str, list[str]] = {}
-        for where, texts in ((f"{cls.__qualname__}.requires", closure.declared), (_place(found), _listed(project))):
-            known = set(declared)
-            for text in texts:
-                requirement = _requirement(text, where)
-                key = canonicalize_name(requirement.name)
-                if key not in known:  # the class knows better than its project
-                    declared.setdefault(key, []).append(str(requirement))
-        self.warnings += [_advice(name, cls, found) for name in closure.requires if name not in declared]
-        python = project.get("requires-python")
-        wanted = [text for name in closure.requires for text in declared.get(name, [name])]
-        return sorted(set(wanted)), python if isinstance(python, str) else _PYTHON
+    data: bytes | None
+    modules: frozenset[str] = frozenset()
+    named: dict[tuple[str, str], Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, member: Filter, way: Way) -> _State:
+        last = Written(b"", frozenset())
+        named: dict[tuple[str, str], Any] = {}
 
-def _bundle(name: str, target: str, value: str, closure: Closure, requires: list[str], python: str) -> bytes:
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", target.replace(":", "-")).strip("-").lower()
-    try:
-        built = build_bundle(
-            name=f"fieldcast-{plain}" if plain else "fieldcast-filter",
-            version=f"0+f{value[:16]}",  # a letter first: digits alone would be normalized
-            target=target,
-            files={file.path: file.source for file in closure.files},
-            data={file.path: file.source for file in closure.data},
-            requires=requires,
-            requires_python=python,
-        )
-        read_bundle(built)
-    except (ValueError, UpdateRejected) as error:
-        raise AuthorError(f"stage {name!r} ({target}) cannot be shipped: {error}") from error
-    return built
+        def name(item: Any) -> tuple[str, str] | None:
+            found = way.names(item)
+            if found is not None and named.setdefault(found, item) is not item:
+                raise AuthorError(f"its state holds two different things called {'.'.join(found)}: rename one")
+            return found
 
+        def dump(value: Any) -> bytes:
+            nonlocal last
+            named.clear()
+            last = dumps(value, names=name, owner=member)
+            return last.data
 
-# --- requirements --------------------------------------------------------------------------------------------------
-
-
-def _listed(project: dict[str, Any]) -> list[str]:
-    texts = project.get("dependencies", [])
-    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
-
-
-def _place(found: tuple[Path, dict[str, Any]] | None) -> str:
-    return f"{found[0]}: project.dependencies" if found else ""
-
-
-def _requirement(text: str, where: str) -> Requirement:
-    try:
-        requirement = Requirement(text)
-    except InvalidRequirement as error:
-        raise AuthorError(f"{where}: {text!r}: {' '.join(str(error).split())}") from None
-    if requirement.url:
-        raise AuthorError(f"{where}: {text!r}: devices install from an index or an image, give a version range instead")
-    return requirement
-
-
-def _advice(key: str, cls: type, found: tuple[Path, dict[str, Any]] | None) -> str:
-    try:
-        line = f"{key}>={'.'.join(metadata.version(key).split('.')[:2])}"
-    except metadata.PackageNotFoundError:
-        line = key
-    where = f'add "{line}" to dependencies in {found[0]}' if found else f'add requires = ["{line}"] to the class'
-    return f"{cls.__qualname__} needs {key} and does not say which versions, so any will be accepted: {where}"
-
-
-def _union(texts: Iterable[str]) -> list[str]:
-    """Return all requirements once; a bare name says nothing beside a range."""
-    unique = set(texts)
-    ranged = {canonicalize_name(Requirement(text).name) for text in unique if not _is_bare(text)}
-    return sorted(text for text in unique if not (_is_bare(text) and canonicalize_name(text) in ranged))
-
-
-def _is_bare(text: str) -> bool:
-    requirement = Requirement(text)
-    return not (requirement.specifier or requirement.extras or requirement.marker)
-
-
-def _python_of(texts: set[str]) -> str:
-    return ",".join(sorted({part.strip() for text in texts or {_PYTHON} for part in text.split(",")}))
+        data = capture(member, dump)
+        return cls(data, last.modules, named if way.why else {}) if data and is_pickled(data) else cls(data)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 
-from publisher.imports import statement_imports
+from publisher.bindings import Scope
 from publisher.origin import Kind, Roots
 from publisher.source import Source
 
@@ -29,74 +29,11 @@ class Computed(Enum):
 
 COMPUTED = Computed.COMPUTED
 Value = Path | str | int | Computed | None
-_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _SAME = {"resolve", "absolute", "as_posix", "expanduser", "__str__", "__fspath__", "strip"}
 _SAME_FUNCTIONS = {"str", "fspath", "abspath", "realpath", "normpath", "expanduser", "as_file", "normcase"}
 _SAME_FUNCTIONS |= {"enter_context", "fsdecode"}
 _RESOURCE_READERS = {"open_text", "open_binary", "read_text", "read_binary", "is_resource", "get_data"}
 _RESOURCE_READERS |= {"resource_filename", "resource_string", "resource_stream"}
-
-
-class Scope:
-    """Parents, functions and single assignments of one module's tree."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.parents: dict[ast.AST, ast.AST] = {}
-        self.assigned: dict[tuple[ast.AST, str], list[ast.expr | None]] = {}
-        self.functions: dict[str, ast.FunctionDef] = {}
-        self.imported: dict[str, tuple[str, str | None]] = {}
-        for node in ast.walk(source.tree):
-            for child in ast.iter_child_nodes(node):
-                self.parents[child] = node
-        for node in ast.walk(source.tree):
-            self._note(node)
-
-    def owner(self, node: ast.AST) -> ast.AST:
-        """The innermost function, class or module that a node stands in."""
-        node = self.parents[node]
-        while not isinstance(node, _Function | ast.ClassDef | ast.Module):
-            node = self.parents[node]
-        return node
-
-    def owners(self, node: ast.AST) -> Iterator[ast.AST]:
-        """The scopes around a node, innermost first."""
-        while not isinstance(node, ast.Module):
-            node = self.owner(node)
-            yield node
-
-    def _note(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                self._bind(target, node.value)
-        elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value:
-            self._bind(node.target, node.value)
-        elif isinstance(node, ast.AugAssign | ast.For | ast.AsyncFor | ast.comprehension):
-            self._bind(node.target, None)
-        elif isinstance(node, ast.withitem) and node.optional_vars:
-            self._bind(node.optional_vars, node.context_expr)
-        elif isinstance(node, ast.arg):
-            self.assigned.setdefault((self.owner(node), node.arg), []).append(None)
-        elif isinstance(node, ast.FunctionDef):
-            self.functions.setdefault(node.name, node)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            for item in statement_imports(node, self.source):
-                self.imported.update({name: (module, attr) for name, module, attr in item.bound})
-
-    def _bind(self, target: ast.expr, value: ast.expr | None) -> None:
-        if isinstance(target, ast.Name):
-            self.assigned.setdefault((self.owner(target), target.id), []).append(value)
-        elif (
-            isinstance(target, ast.Attribute)
-            and isinstance(target.value, ast.Name)
-            and target.value.id in ("self", "cls")
-        ):
-            cls = next((o for o in self.owners(target) if isinstance(o, ast.ClassDef)), None)
-            if cls is not None:
-                self.assigned.setdefault((cls, target.attr), []).append(value)
-        elif isinstance(target, ast.Tuple | ast.List):
-            for item in target.elts:
-                self._bind(item, None)
 
 
 class Evaluator:
@@ -134,6 +71,8 @@ class Evaluator:
             return self._attribute(node, scope)
         if isinstance(node, ast.BinOp):
             return self._operator(node, scope)
+        if isinstance(node, ast.IfExp | ast.BoolOp):
+            return _one_of(self.value(part, scope) for part in _choices(node))
         if isinstance(node, ast.JoinedStr):
             return self._joined_text(node, scope)
         if isinstance(node, ast.Subscript):
@@ -157,9 +96,11 @@ class Evaluator:
         return None
 
     def _single(self, values: list[ast.expr | None], scope: Scope) -> Value:
-        """The value of a name bound once; a computed one was reported where it was bound."""
-        found = self.value(values[0], scope) if len(values) == 1 and values[0] is not None else None
-        return None if found is COMPUTED else found
+        """The value of a name; a computed one was reported where it was bound."""
+        if len(values) == 1:
+            found = self.value(values[0], scope) if values[0] is not None else None
+            return None if found is COMPUTED else found
+        return _one_of(self.value(value, scope) for value in values if value is not None)
 
     def _constant(self, module: str, attr: str | None) -> Value:
         source = self.modules.get(module)
@@ -174,29 +115,79 @@ class Evaluator:
         return None
 
     def _attribute(self, node: ast.Attribute, scope: Scope) -> Value:
-        if isinstance(node.value, ast.Name):
-            if node.value.id in ("self", "cls"):
-                return self._member(node, scope)
-            if node.value.id == "__spec__":
-                specs: dict[str, Value] = {"origin": scope.source.origin, "name": scope.source.module}
-                return {**specs, "parent": scope.source.package}.get(node.attr)
+        owner = self._class_of(node.value, scope, 0)
+        if owner is not None:
+            return self._member(*owner, node.attr, 0)
+        if isinstance(node.value, ast.Name) and node.value.id == "__spec__":
+            specs: dict[str, Value] = {"origin": scope.source.origin, "name": scope.source.module}
+            return {**specs, "parent": scope.source.package}.get(node.attr)
         base = self.value(node.value, scope)
         if isinstance(base, Path):
             if node.attr == "parent":
                 return base.parent
             names: dict[str, Value] = {"name": base.name, "stem": base.stem, "suffix": base.suffix}
             return names.get(node.attr)
-        head, _, rest = ast.unparse(node.value).partition(".")
-        if head in scope.imported:
-            module, attr = scope.imported[head]
-            return self._constant(".".join(part for part in (module, attr, rest) if part), node.attr)
+        module, attr = self._meaning(node.value, scope)
+        if module in self.modules and not attr:
+            return self.modules[module].origin if node.attr == "__file__" else self._constant(module, node.attr)
+        if module:
+            return self._constant(f"{module}.{attr}" if attr else module, node.attr)
+        return self._anywhere(node.attr)
+
+    def _meaning(self, node: ast.expr, scope: Scope) -> tuple[str, str]:
+        """The module that an expression is, or the module and what is taken from it; empty for anything else."""
+        head, _, rest = ast.unparse(node).partition(".")
+        if head not in scope.imported:
+            return "", ""
+        module, attr = scope.imported[head]
+        dotted = ".".join(part for part in (module, attr, rest) if part)
+        if dotted in self.modules:
+            return dotted, ""
+        before, _, last = dotted.rpartition(".")
+        return (before, last) if before else (dotted, "")
+
+    def _class_of(self, node: ast.expr, scope: Scope, depth: int) -> tuple[ast.ClassDef, Scope] | None:
+        """The local class that an expression is, or is an instance of: `self`, `cls`, `type(self)`, `F`, `module.F`."""
+        text = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute | ast.Call) else ""
+        if text in ("self", "cls", "type(self)", "self.__class__", "__class__"):
+            found = next((one for one in scope.owners(node) if isinstance(one, ast.ClassDef)), None)
+            return (found, scope) if found else None
+        if isinstance(node, ast.Call) and not text.startswith("super("):
+            return self._class_of(node.func, scope, depth)
+        if isinstance(node, ast.Name) and node.id in scope.classes:
+            return scope.classes[node.id], scope
+        module, name = self._meaning(node, scope) if text else ("", "")
+        if module in self.modules and name and depth < _DEPTH_LIMIT:
+            there = self.scope(self.modules[module])
+            return self._class_of(_placed(ast.Name(name, ast.Load()), there), there, depth + 1)
         return None
 
-    def _member(self, node: ast.Attribute, scope: Scope) -> Value:
-        for owner in scope.owners(node):
-            if isinstance(owner, ast.ClassDef):
-                return self._single(scope.assigned.get((owner, node.attr), [None]), scope)
+    def _member(self, owner: ast.ClassDef, scope: Scope, name: str, depth: int) -> Value:
+        """The value of a class's attribute or simple property, its own or one of its bases'."""
+        values = scope.assigned.get((owner, name))
+        if values:
+            return self._single(values, scope)
+        for item in owner.body:
+            if isinstance(item, ast.FunctionDef) and item.name == name:
+                returned = only_return(item)
+                return self.value(returned, scope) if returned is not None else None
+        for base in owner.bases:
+            found = self._class_of(base, scope, 0) if depth < _DEPTH_LIMIT else None
+            value = self._member(*found, name, depth + 1) if found else None
+            if value is not None:
+                return value
         return None
+
+    def _anywhere(self, name: str) -> Value:
+        """A directory that some local class keeps under this name: the object at hand may be one of its instances."""
+        found: set[Path] = set()
+        for source in list(self.modules.values()):
+            scope = self.scope(source)
+            for owner in scope.classes.values():
+                value = self._single(values, scope) if (values := scope.assigned.get((owner, name))) else None
+                if isinstance(value, Path) and value.is_dir():
+                    found.add(value)
+        return found.pop() if len(found) == 1 else COMPUTED if found else None
 
     def _operator(self, node: ast.BinOp, scope: Scope) -> Value:
         left, right = self.value(node.left, scope), self.value(node.right, scope)
@@ -265,9 +256,21 @@ class Evaluator:
             if anchor_node is None:
                 return scope.source.origin.parent
             return self._package(anchor_node, self.value(anchor_node, scope), scope)
+        if function in ("getfile", "getsourcefile") and node.args:
+            return self._file_of(node.args[0], scope)
         if isinstance(node.func, ast.Name) and not node.args and not node.keywords:
             return self._result(node.func.id, scope)
+        if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords:
+            return self._value(node.func, scope)
         return None
+
+    def _file_of(self, node: ast.expr, scope: Scope) -> Value:
+        """What `inspect.getfile` gives for a class or module."""
+        owner = self._class_of(node, scope, 0)
+        if owner is not None:
+            return owner[1].source.origin
+        module, name = self._meaning(node, scope)
+        return self.modules[module].origin if module in self.modules and not name else None
 
     def _package(self, node: ast.expr, value: Value, scope: Scope) -> Path | None:
         name = value if isinstance(value, str) else None
@@ -297,9 +300,30 @@ class Evaluator:
 def only_return(function: ast.FunctionDef) -> ast.expr | None:
     """The expression that a function without parameters returns, when it does nothing else."""
     body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
-    if len(body) == 1 and isinstance(body[0], ast.Return) and not ast.unparse(function.args):
+    if len(body) == 1 and isinstance(body[0], ast.Return) and ast.unparse(function.args) in ("", "self", "cls"):
         return body[0].value
     return None
+
+
+def _choices(node: ast.IfExp | ast.BoolOp) -> list[ast.expr]:
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else node.values
+
+
+def _one_of(values: Iterable[Value]) -> Value:
+    """The one path among the values that a name may have; computed when directories differ, for a path goes on there.
+
+    Files that differ were each found where they were bound.
+    """
+    found = list(dict.fromkeys(value for value in values if isinstance(value, Path | Computed)))
+    if len(found) == 1:
+        return None if found[0] is COMPUTED else found[0]
+    return COMPUTED if any(isinstance(value, Path) and value.is_dir() for value in found) else None
+
+
+def _placed(node: ast.Name, scope: Scope) -> ast.Name:
+    """Put a name of ours at the top level of a module, where it is looked up."""
+    scope.parents[node] = scope.source.tree
+    return node
 
 
 def _join(base: Value, *parts: Value) -> Value:

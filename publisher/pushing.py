@@ -77,6 +77,7 @@ def push(
     message: str = "",
     wait: bool = False,
     dry_run: bool = False,
+    require_portable: bool = False,
     devices: int = 0,
     timeout_seconds: float = 120.0,
     home: str | Path | None = None,
@@ -86,7 +87,8 @@ def push(
     """Push a pipeline (an instance, or TARGET as on the command line) into a channel.
 
     With `wait`, return when every device that follows the channel has committed, refused or rolled back, at least
-    `devices` of them, or after `timeout_seconds`. Raises `ConfigError`, `AuthorError`, `TransportError`, or
+    `devices` of them, or after `timeout_seconds`. `require_portable` refuses classes that only this Python could run.
+    Raises `ConfigError`, `AuthorError`, `TransportError`, or
     `UpdateRejected` when a device would refuse what was signed.
     """
     started = time.monotonic()
@@ -95,7 +97,7 @@ def push(
     pipeline = find_pipeline(target)
     secret = "" if dry_run else desk.unlock(passphrase)
     progress("packing")
-    package = pack(pipeline)
+    package = pack(pipeline, require_portable=require_portable)
     progress("preflight in a clean process")
     words = preflight(package)
     result = PushResult(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from publisher.imports import Computed, imports_of, statement_imports
@@ -50,9 +50,13 @@ class Graph:
             self._uses[id(node)] = uses([node], source)
         return self._uses[id(node)]
 
-    def reach(self, entry: str, attr: str) -> Iterator[Component]:
-        """Yield every component that the class `attr` of module `entry` (all of it when empty) can reach, once."""
+    def reach(self, entry: str, attr: str, named: Iterable[str] = ()) -> Iterator[Component]:
+        """Yield every component that the class `attr` of module `entry` (all of it when empty) can reach, once.
+
+        `named` are modules that may be imported by a computed name: all in them counts.
+        """
         pending: deque[Target] = deque(self._whole(entry) if not attr else [Target(entry, attr.partition(".")[0])])
+        pending.extend(Target(name, "") for name in named)
         for name, module in self.modules.items():
             pending.extend(target for node in self.acting(name) for target in self._targets_of(node, module))
             pending.extend(Target(name, dunder) for dunder in ("__getattr__", "__dir__") if dunder in module.bindings)
@@ -121,7 +125,8 @@ class Graph:
             return
         for star in here.stars:
             if star in self.modules:
-                yield from self.resolve(star, name)
+                found = self.resolve(star, name)
+                yield from found or ([Target(f"{star}.{name}", "")] if f"{star}.{name}" in self.modules else [])
 
     def _imported(self, module: str, attr: str | None) -> Iterator[Target]:
         if attr is None:
@@ -168,7 +173,8 @@ class Graph:
         if name not in self.modules:
             return []
         module = self.modules[name]
-        return [Target(name, bound) for bound in module.bindings] + [Target(star, "") for star in module.stars]
+        below = [other for other in self.modules if other.rpartition(".")[0] == name]  # attributes of a package
+        return [Target(name, bound) for bound in module.bindings] + [Target(one, "") for one in [*module.stars, *below]]
 
     def _targets_of(self, node: ast.stmt, module: Module) -> Iterator[Target]:
         for found in self.references((node,), module).values():

@@ -70,9 +70,7 @@ def listing(channels: Sequence[Channel]) -> Listing:
     """Read what some channels list and offer."""
     return Listing(
         releases=[info for channel in channels for info in channel.releases()],
-        offered={
-            channel.name: {name: info for name, (_, info) in channel.current().items()} for channel in channels
-        },
+        offered={channel.name: {name: info for name, (_, info) in channel.current().items()} for channel in channels},
     )
 
 

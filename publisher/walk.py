@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +65,7 @@ class Walk:
     data: dict[Path, str] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
     computed: list[tuple[Source, Computed]] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
 
     def refuse(self, file: Path, line: int, reason: str) -> None:
         """Note a refusal once."""
@@ -112,7 +112,9 @@ class _Walker:
         while len(reader.seen) < len(self.walk.modules):
             reader.read()
             for name, source in list(self.evaluator.anchors.items()):
-                self.need(name, source, 1, 0)  # reading a package's resources imports it
+                found = self.roots.find(name)
+                if found is not None and found.path is not None:
+                    self.need(name, source, 1, 0)  # reading a package's resources imports it
             self.drain()
         self.computed()
 
@@ -166,8 +168,7 @@ class _Walker:
         if found is None or found.kind not in (Kind.PACKAGE, Kind.NAMESPACE):
             return
         self.drain_one(item.module, found)
-        names = tuple(self.exported(item.module)) if others == ("*",) else others
-        for name in names:
+        for name in self.exported(item.module, found) if others == ("*",) else others:
             self.submodule(item, name, source, found, star=others == ("*",))
 
     def is_shared(self, name: str) -> bool:
@@ -189,19 +190,15 @@ class _Walker:
         if self.roots.find(full) or (not star and not _may_bind(initial, name)):
             self.need(full, source, item.line, item.group)
 
-    def exported(self, module: str) -> Iterator[str]:
+    def exported(self, module: str, package: Found) -> list[str]:
+        """What `from package import *` may import as submodules: all of them, where `__all__` is computed."""
         source = self.walk.modules.get(module)
-        for node in ast.walk(source.tree) if source else ():
-            targets: list[ast.expr] = []
-            if isinstance(node, ast.Assign):
-                targets = node.targets
-            elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-                targets = [node.target]
-            if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-                value = getattr(node, "value", None)
-                for part in ast.walk(value) if value else ():
-                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                        yield part.value
+        names, complete = all_of(source) if source else (set(), True)
+        if not complete:
+            for directory in package.search:
+                names |= {path.stem for path in directory.glob("*.py")} - {"__init__", "__main__"}
+                names |= {path.parent.name for path in directory.glob("*/__init__.py")}
+        return sorted(names)
 
     def need(
         self, name: str, source: Source | None, line: int, group: int, names: tuple[str, ...] = ()
@@ -250,11 +247,13 @@ class _Walker:
         """Follow a name that the class declares; `package.*` means every module directly below a package."""
         package, star, _ = name.partition(".*")
         found = self.need(package, entry, line, 0)
+        self.walk.named.add(package)
         self.drain()
         for directory in found.search if found and star else ():
             for path in sorted(directory.glob("*")):
                 if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file():
                     self.need(f"{package}.{path.stem}", entry, line, 0)
+                    self.walk.named.add(f"{package}.{path.stem}")
 
     def computed(self) -> None:
         if self.walk.declared.imports:

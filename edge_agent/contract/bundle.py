@@ -25,6 +25,7 @@ from packaging.version import InvalidVersion, Version
 
 from edge_agent.contract.archive import ARCHIVE_BYTES_MAX, name_faults, read_archive, write_archive
 from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
+from edge_agent.contract.pinned import PINNED_MEMBER, is_pinned
 
 __all__ = ["ENTRY_POINT_GROUP", "PORTABLE_TAG", "Bundle", "build_bundle", "read_bundle"]
 
@@ -256,6 +257,9 @@ def _tag_faults(bundle: Bundle) -> Iterator[Reason]:
         plain = False
     if not plain:
         yield _fault(f"needs exactly one wheel tag, has {bundle.tag or 'none or several'}", "WHEEL")
+    elif is_pinned(bundle.tag) != (PINNED_MEMBER in bundle.members):
+        held = "holds" if PINNED_MEMBER in bundle.members else "lacks"
+        yield _fault(f"is {bundle.tag} and {held} {PINNED_MEMBER}", "WHEEL")
     elif bundle.tag == PORTABLE_TAG:
         for path in sorted(bundle.members):
             if path.lower().endswith(_COMPILED):

@@ -115,6 +115,16 @@ class Crew:
                 found.append((member, Reason(code=ReasonCode.HEARTBEAT, message=words)))
         return found
 
+    def rename(self, key: int, release: str) -> None:
+        """Call deployment `key` by another name; a replacement for its worker will have it too."""
+        if key in self._plans:
+            self._plans[key] = msgspec.structs.replace(self._plans[key], release=release)
+        if self._again is not None and self._again[1].key == key:
+            self._again = (self._again[0], msgspec.structs.replace(self._again[1], release=release))
+        for member in self._members.values():
+            if member.key == key:
+                member.release = release
+
     def retire(self, member: Member, now: float) -> None:
         """Let a worker that did nothing wrong clean up; it is killed when that takes too long."""
         if self._members.pop(member.fd, None) is not None:

@@ -113,6 +113,10 @@ class Lane:
         else:
             self.crew.call_off(key)
 
+    def rename(self, name: tuple[int, str], now: float) -> None:
+        """Take (key, release): the same bytes go by another name from now on."""
+        self.crew.rename(*name)
+
     def close(self, now: float) -> None:
         """End every worker."""
         self._active = self._candidate = None

@@ -1,8 +1,8 @@
 """Builds the pipeline of a laid-out release: classes from their bundles, parameters, files, state.
 
 Runs in the worker only, on files that the agent has verified. It constructs and restores; it does not initialize, so
-nothing of the release computes yet. This is the one place where pinned bundles and pickled state would be unpickled;
-portable bundles and plain state need no such thing, and nothing here does it.
+nothing of the release computes yet. This is the one place where pinned bundles and pickled state are unpickled
+(`pinned` and `pickles` do it, and nobody else calls them); portable bundles and plain state need no such thing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.contract.errors import Reason, ReasonCode, WorkerFailed
+from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected, WorkerFailed
 from edge_agent.contract.manifest import Manifest, Stage, parse_manifest
+from edge_agent.contract.pinned import is_pinned
+from edge_agent.runtime import pickles
 from edge_agent.runtime.namespace import Mount
+from edge_agent.runtime.pinned import INTERPRETER, has_pinned
 from edge_agent.sdk.parameters import decode_parameters, resolve_tunable
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.state import restore
@@ -29,22 +32,26 @@ _COUNTER = itertools.count(1)  # one release may be loaded twice in a process, e
 
 
 def load_pipeline(
-    root: Path, tunables: Mapping[str, Any] | None = None, *, mounts: list[Mount] | None = None
+    root: Path,
+    tunables: Mapping[str, Any] | None = None,
+    *,
+    mounts: list[Mount] | None = None,
+    shared: dict[str, Mount] | None = None,
 ) -> Pipeline:
     """Return the pipeline of the release laid out below `root`, not initialized.
 
     `tunables` are this device's values by tunable name. The bundles stay mounted; whoever wants them gone passes a
-    list for `mounts`, which receives them. Raises `WorkerFailed` naming the stage when a class cannot be loaded or
+    list for `mounts`, which receives them. `shared` holds mounts by bundle digest (hex) that are used again, and gets
+    the new ones: equal bundles then give the same classes. Raises `WorkerFailed` naming the stage when a class cannot be loaded or
     constructed (its cause is what the author's code raised), `UpdateRejected` for a manifest that cannot be read; then
     nothing stays mounted.
     """
     manifest = parse_manifest((root / "manifest.json").read_bytes())
     settings = _settings(manifest, tunables or {})
-    used: dict[str, Mount] = {}
+    known = shared if shared is not None else {}
+    used = dict(known)
     try:
-        stages = [
-            (stage.name, _construct(root, stage, settings.get(stage.name, {}), used)) for stage in manifest.stages
-        ]
+        stages = _assemble(root, manifest.stages, settings, used)
         pipeline = Pipeline(
             manifest.pipeline,
             stages,
@@ -54,24 +61,26 @@ def load_pipeline(
             health=manifest.health,
         )
     except (TypeError, ValueError) as error:
-        _unmount(used)
+        _unmount(used, known)
         raise _failed(f"pipeline {manifest.pipeline}: {error}", "") from error
     except BaseException:
-        _unmount(used)
+        _unmount(used, known)
         raise
     if mounts is not None:
-        mounts.extend(used.values())
+        mounts.extend(mount for key, mount in used.items() if key not in known)
+    known.update(used)
     return pipeline
 
 
-def _unmount(used: Mapping[str, Mount]) -> None:
-    for mount in used.values():
-        mount.unmount()
+def _unmount(used: Mapping[str, Mount], kept: Mapping[str, Mount]) -> None:
+    for key, mount in used.items():
+        if key not in kept:
+            mount.unmount()
 
 
 def _settings(manifest: Manifest, tunables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the device's values by stage and parameter."""
-    known = {stage.name: [*stage.parameters] for stage in manifest.stages}
+    known = {stage.name: [*stage.parameters] for stage in manifest.every_stage() if not stage.branches}
     settings: dict[str, dict[str, Any]] = {}
     for name, value in tunables.items():
         if name not in manifest.tunable:
@@ -83,6 +92,28 @@ def _settings(manifest: Manifest, tunables: Mapping[str, Any]) -> dict[str, dict
             raise _failed(str(error), name, _PARAMETERS) from None
         settings.setdefault(stage, {})[parameter] = value
     return settings
+
+
+def _assemble(
+    root: Path, stages: list[Stage], settings: Mapping[str, Mapping[str, Any]], used: dict[str, Mount]
+) -> list[tuple[str, Any]]:
+    """Return the stages by name; those made of stages with what they contain."""
+    made: list[tuple[str, Any]] = []
+    for stage in stages:
+        if stage.branches:
+            inside = {name: _assemble(root, branch, settings, used) for name, branch in stage.branches.items()}
+            made.append((stage.name, _contain(root, stage, inside)))
+        else:
+            made.append((stage.name, _construct(root, stage, settings.get(stage.name, {}), used)))
+    return made
+
+
+def _contain(root: Path, stage: Stage, inside: Mapping[str, list[Any]]) -> Any:
+    try:
+        cls: Any = _load(root, stage, {})
+        return cls.assembled(stage.name, inside, decode_parameters(stage.parameters))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _failed(f"{stage.target}: {_words(error)}", stage.name) from error
 
 
 def _construct(root: Path, stage: Stage, settings: Mapping[str, Any], used: dict[str, Mount]) -> Any:
@@ -97,9 +128,13 @@ def _construct(root: Path, stage: Stage, settings: Mapping[str, Any], used: dict
             parameters[name] = str(root / "files" / model.blob.digest.hex / model.name)
         made = cls(**parameters)
         if stage.state is not None:
-            restore(made, (root / "blobs" / stage.state.digest.hex).read_bytes())
+            names = used[stage.bundle.digest.hex] if stage.bundle else _INSTALLED
+            state = (root / "blobs" / stage.state.digest.hex).read_bytes()
+            restore(made, state, lambda data: pickles.loads(data, names, owner=made))
     except WorkerFailed:
         raise
+    except UpdateRejected as error:
+        raise _failed(error.reasons[0].message, stage.name, error.reasons[0].code) from error
     except Exception as error:
         raise _failed(f"{stage.target}: {_words(error)}", stage.name) from error
     return made
@@ -112,13 +147,32 @@ def _load(root: Path, stage: Stage, used: dict[str, Mount]) -> type:
         if not isinstance(found, type):
             raise _failed(f"this agent has no {stage.target}: update fieldcast on the device", stage.name)
         return found
-    if stage.tag != _PORTABLE_TAG:
+    if stage.tag != _PORTABLE_TAG and not (is_pinned(stage.tag) and stage.tag.startswith(f"{INTERPRETER}-")):
         # A cloudpickle of another minor version does not raise, it crashes (F2): never try.
-        raise _failed(f"bundle of {stage.target} is {stage.tag}; this agent loads {_PORTABLE_TAG} only", stage.name)
+        words = f"bundle of {stage.target} is {stage.tag}; this is {INTERPRETER}, and the class is pinned to the other"
+        raise _failed(words, stage.name, ReasonCode.INTERPRETER)
     key = stage.bundle.digest.hex
     if key not in used:
         used[key] = Mount(root / "bundles" / key, f"{key[:12]}_{next(_COUNTER)}")
+    if (stage.tag == _PORTABLE_TAG) == has_pinned(used[key].root):
+        raise _failed(f"the manifest says that the bundle of {stage.target} is {stage.tag}, it is not", stage.name)
     return used[key].load(stage.target)
+
+
+class _Installed:
+    """The names in the state of a filter that is part of the agent: what is installed, by its own name."""
+
+    def resolve(self, module: str, name: str) -> Any:
+        found: Any = importlib.import_module(module)
+        for part in name.split(".") if name else ():
+            found = getattr(found, part)
+        return found
+
+    def name_of(self, item: Any) -> None:
+        return None
+
+
+_INSTALLED = _Installed()
 
 
 def _failed(message: str, where: str, code: ReasonCode = ReasonCode.START) -> WorkerFailed:

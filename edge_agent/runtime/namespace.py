@@ -3,8 +3,8 @@
 A module `dsp.filters` of a bundle is imported as `_fieldcast_<tag>.dsp.filters`; an `__import__` placed in its
 `__builtins__` sends absolute names to the bundle's own modules first and to the interpreter otherwise. Routing goes by
 full dotted name from the list of files, so a local `google/mine.py` does not hide an installed `google.protobuf`.
-What bypasses `__import__` (`importlib.import_module`, `importlib.resources`, `pkgutil.get_data`, …) is handed out as
-a routed twin. Nothing is patched for anybody else, no bytecode is written, and no bundle is ever on `sys.path`.
+What bypasses `__import__` (`importlib.import_module`, `importlib.resources`, `pickle`, …) is handed out as a routed
+twin. Nothing is patched for anybody else, no bytecode is written, and no bundle is ever on `sys.path`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 from edge_agent.contract.errors import Reason, ReasonCode, WorkerFailed
 from edge_agent.runtime.modules import FolderLoader, Kind, SourceLoader, list_modules, parents
+from edge_agent.runtime.pinned import has_pinned, load_pinned
 from edge_agent.runtime.twins import TWINS, make_twin
 from edge_agent.sdk.place import NAMESPACE_PREFIX
 
@@ -45,6 +46,8 @@ class Mount(importlib.abc.MetaPathFinder):
         self._modules = list_modules(root)
         self._builtins = {**vars(builtins), "__import__": self.import_}
         self._twins: dict[str, ModuleType] = {}
+        self._pinned: dict[tuple[str, str], Any] = {}  # what a pinned bundle brings by value
+        self._pinned_names: dict[int, tuple[str, str]] = {}
         spec = importlib.machinery.ModuleSpec(self.prefix, FolderLoader(root), is_package=True)
         sys.modules[self.prefix] = importlib.util.module_from_spec(spec)
         sys.meta_path.insert(0, self)
@@ -59,14 +62,12 @@ class Mount(importlib.abc.MetaPathFinder):
         """Return the class `module:QualifiedName`, importing what it needs.
 
         What the bundle's code raises while it is imported passes through; a target that is not there, or no class, is
-        `WorkerFailed`. Either way no module of the attempt stays behind.
+        `WorkerFailed`, a class pinned to another interpreter `UpdateRejected`. In all cases no module of the attempt
+        stays behind.
         """
-        module, _, qualified = target.partition(":")
         before = set(self._loaded())
         try:
-            found: Any = self.get(module)
-            for part in qualified.split("."):
-                found = getattr(found, part, None)
+            found = self._load_pinned() if has_pinned(self.root) else self._load_source(target)
             if not isinstance(found, type):
                 raise WorkerFailed(
                     Reason(
@@ -79,6 +80,40 @@ class Mount(importlib.abc.MetaPathFinder):
             self._forget(before)
             raise
         return found
+
+    def _load_source(self, target: str) -> Any:
+        module, _, qualified = target.partition(":")
+        found: Any = self.get(module)
+        for part in qualified.split("."):
+            found = getattr(found, part, None)
+        return found
+
+    def _load_pinned(self) -> Any:
+        if not self._pinned:
+            self._pinned = load_pinned(self.root, self, self._builtins)
+            self._pinned_names = {id(item): name for name, item in self._pinned.items() if name != ("", "")}
+        return self._pinned["", ""]
+
+    def resolve(self, module: str, name: str) -> Any:
+        """Return what the dotted `name` means in a module (the module itself when empty), as the bundle sees it.
+
+        Raises `ImportError` or `AttributeError` when there is no such thing.
+        """
+        if (module, name) in self._pinned:
+            return self._pinned[module, name]
+        found: Any = self.get(module)
+        for part in name.split(".") if name else ():
+            found = getattr(found, part)
+        return found
+
+    def name_of(self, item: Any) -> tuple[str, str] | None:
+        """Return the author's module and name for a class or function of this bundle, None for all others."""
+        if id(item) in self._pinned_names:
+            return self._pinned_names[id(item)]
+        module = getattr(item, "__module__", None)
+        if isinstance(module, str) and module.startswith(f"{self.prefix}."):
+            return self.logical(module), item.__qualname__
+        return None
 
     def unmount(self) -> None:
         """Forget all modules of the bundle; classes that are still referenced keep working. Repeating it is free."""

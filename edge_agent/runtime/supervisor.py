@@ -91,7 +91,11 @@ class Supervisor:
         """Drop a release."""
         self._order(self.lanes[slot], Lane.abandon, key)
 
-    def _order(self, lane: Lane, act: Callable[[Lane, Any, float], None], what: Plan | int) -> None:
+    def rename(self, slot: str, key: int, release: str) -> None:
+        """Call a release by another name in what it gives out from now on."""
+        self._order(self.lanes[slot], Lane.rename, (key, release))
+
+    def _order(self, lane: Lane, act: Callable[[Lane, Any, float], None], what: Any) -> None:
         self._orders.put((lane, act, what))
         self._nudge()
 

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
+from edge_agent.runtime.pickles import Names, twin_functions
+
 __all__ = ["TWINS", "make_twin"]
 
 _RESOURCES = ("files", "open_binary", "open_text", "read_binary", "read_text", "path", "contents", "is_resource")
 _ABSENT = object()
 
 
-class Router(Protocol):
+class Router(Names, Protocol):
     """What a twin asks of its mount."""
 
     @property
@@ -122,9 +124,14 @@ def _pkgutil(router: Router, real: ModuleType) -> dict[str, Any]:
     return {"get_data": get_data, "resolve_name": resolve_name}
 
 
+def _pickle(router: Router, real: ModuleType) -> dict[str, Any]:
+    return twin_functions(router)
+
+
 TWINS: dict[str, Callable[[Router, ModuleType], dict[str, Any]]] = {
     "importlib": _importlib,
     "importlib.resources": _resources,
     "importlib.util": _util,
+    "pickle": _pickle,
     "pkgutil": _pkgutil,
 }

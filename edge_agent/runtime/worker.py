@@ -193,7 +193,7 @@ def main() -> None:
         Worker(sock).serve(applied)
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the supervisor is gone; so are we
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - it ends the process
         # At once: the socket would end before the interpreter is torn down, and the supervisor wait to hear why.
         status = _status(error)
         sys.stdout.flush()

@@ -7,100 +7,21 @@ a `Parallel`) that holds chains itself. Names are unique over the whole tree, so
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from edge_agent.contract.errors import AuthorError
 from edge_agent.contract.manifest import check_name
+from edge_agent.sdk.container import Container, Member, StageError
+from edge_agent.sdk.estimator import Estimator, as_stage
 from edge_agent.sdk.filter import Filter
+from edge_agent.sdk.fitting import fit_filter, labels_of
 from edge_agent.sdk.frame import Frame, Values
-from edge_agent.sdk.step import Step, accepts, settle
+from edge_agent.sdk.step import Step, settle
 from edge_agent.sdk.window import Window
 
-__all__ = ["Chain", "Container", "Member", "StageError", "labels_of"]
-
-
-class StageError(AuthorError):
-    """A stage failed. `stage` is its name, `original` what its filter raised."""
-
-    def __init__(self, stage: str, original: BaseException) -> None:
-        self.stage = stage
-        self.original = original
-        super().__init__(f"stage {stage!r}: {type(original).__name__}: {original}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.stage, self.original)
-
-
-class Container:
-    """What `Pipeline` and `Parallel` have in common: stages inside, which live and end together."""
-
-    _chains: dict[str, Chain]
-    stem: str
-    """What the stage is called where the author gives no name."""
-
-    def advance(self, values: Values, times: Frame) -> tuple[Values, Frame]:
-        """Return what the stages make of `values`, and a frame with the times of its rows."""
-        raise NotImplementedError
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what, beside its branches, the container is made again from."""
-        raise NotImplementedError
-
-    @classmethod
-    def assembled(cls, name: str, branches: Mapping[str, list[Any]], parameters: Mapping[str, Any]) -> Container:
-        """Return a container of `branches` (lists of `(name, stage)`) with what `parameters` returned."""
-        raise NotImplementedError
-
-    def reach(self, stride: int) -> tuple[int, int]:
-        """Return how many samples of history the stages need, and how many samples apart their rows come at most."""
-        found = [chain.reach(stride) for chain in self._chains.values()]
-        return max(samples for samples, _ in found), int(np.lcm.reduce([apart for _, apart in found]))
-
-    @property
-    def branches(self) -> dict[str, tuple[tuple[str, Member], ...]]:
-        """The stages inside, by branch, as `(name, stage)` pairs."""
-        return {name: chain.stages for name, chain in self._chains.items()}
-
-    def every_stage(self) -> Iterator[tuple[str, Member]]:
-        """Yield all stages inside as `(name, stage)`, each before what it contains."""
-        for chain in self._chains.values():
-            yield from chain.every_stage()
-
-    def initialize(self) -> None:
-        """Initialize every stage that is not yet; after a failure, clean up those that were. Raises `StageError`."""
-        try:
-            for chain in self._chains.values():
-                chain.initialize()
-        except StageError:
-            with contextlib.suppress(StageError):  # what failed first is what matters
-                self.cleanup()
-            raise
-
-    def cleanup(self) -> None:
-        """Clean up every initialized stage, the last first, all of them; then raise the first failure, if any."""
-        failure = None
-        for chain in reversed(self._chains.values()):
-            try:
-                chain.cleanup()
-            except StageError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure from failure.original
-
-    def reset(self) -> None:
-        """Let every stage forget the stream seen so far."""
-        for chain in self._chains.values():
-            chain.reset()
-
-    def health(self) -> str | None:
-        """Return the first stage's veto in words, None if all are well."""
-        return next(filter(None, (chain.health() for chain in self._chains.values())), None)
-
-
-Member: TypeAlias = Filter | Container
+__all__ = ["Chain", "private"]
 
 
 class Chain:
@@ -145,6 +66,7 @@ class Chain:
         """Append a stage. Stages inside it that its author did not name give way to names already taken here."""
         if self._closed:
             raise ValueError("this became a stage of another pipeline: add stages to it before that")
+        member = as_stage(member)
         _check_kind(member)
         known = dict(self.every_stage())
         inside = [one for _, one in member.every_stage()] if isinstance(member, Container) else []
@@ -158,7 +80,7 @@ class Chain:
             self.reach()
             if isinstance(member, Container):
                 for chain in member._chains.values():
-                    chain._adopt(taken)
+                    chain.adopt(taken)
         except ValueError:
             self._stages.pop()
             raise
@@ -186,16 +108,16 @@ class Chain:
                 samples += member.warmup_rows * stride
         return samples, stride
 
-    def _adopt(self, taken: set[str]) -> None:
+    def adopt(self, taken: set[str]) -> None:
         """Become part of a larger tree: give way to the names that are `taken`, and add the own ones to them."""
         for place, (name, member) in enumerate(self._stages):
-            chosen = _free(name, taken) if id(member) in self._unnamed else name
+            chosen = _free(_stem(member), taken) if name in taken and id(member) in self._unnamed else name
             _take(chosen, taken)
             self._stages[place] = chosen, member
             self._steps[place] = chosen, self._steps[place][1]
             if isinstance(member, Container):
                 for chain in member._chains.values():
-                    chain._adopt(taken)
+                    chain.adopt(taken)
         self._closed = True
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -213,7 +135,7 @@ class Chain:
             try:
                 settle(member.cleanup())
             except Exception as error:  # noqa: BLE001 - the other stages must be cleaned up too; raised below
-                failure = failure or _named(name, error)
+                failure = failure or (error if isinstance(error, StageError) else StageError(name, error))
         if failure is not None:
             raise failure from failure.original
 
@@ -275,7 +197,7 @@ class Chain:
             for chain in member._chains.values():
                 chain.fit(rows.with_values(private(rows.values)), labels)
         elif type(member).fit is not Filter.fit:
-            _fit_filter(member, rows, y if y is None else labels_of(y, rows, origin))
+            fit_filter(member, rows, y if y is None else labels_of(y, rows, origin))
 
     def _start(self, name: str, member: Member) -> None:
         try:
@@ -283,21 +205,10 @@ class Chain:
         except Exception as error:
             with contextlib.suppress(StageError):  # what failed first is what matters
                 self.cleanup()
-            raise _named(name, error) from error
+            if isinstance(error, StageError):
+                raise
+            raise StageError(name, error) from error
         self._live.append((name, member))
-
-
-def labels_of(y: Any, rows: Frame, origin: Any) -> Any:
-    """Return the labels of `rows`: `y` itself, or picked from it by the number of each row's newest sample.
-
-    `origin` holds the numbers of the samples that `y` labels. Raises `ValueError` where lengths do not fit.
-    """
-    if len(y) == len(rows):
-        return y
-    if len(y) != len(origin):
-        raise ValueError(f"{len(y)} labels for {len(rows)} rows here and {len(origin)} at the start: give one for each")
-    places = np.searchsorted(origin, rows.sequences)
-    return y[places] if isinstance(y, np.ndarray) else [y[place] for place in places]
 
 
 def private(values: Values) -> Values:
@@ -305,10 +216,6 @@ def private(values: Values) -> Values:
     if isinstance(values, np.ndarray):
         return values.copy()
     return [row.copy() if isinstance(row, list | dict | np.ndarray) else row for row in values]
-
-
-def _named(name: str, error: Exception) -> StageError:
-    return error if isinstance(error, StageError) else StageError(name, error)
 
 
 def _listed(given: Any) -> list[Any]:
@@ -334,7 +241,7 @@ def _take(name: str, taken: set[str]) -> None:
 
 
 def _stem(member: Member) -> str:
-    return member.stem if isinstance(member, Container) else type(member).__name__.strip("_").lower()
+    return member.stem if isinstance(member, Container | Estimator) else type(member).__name__.strip("_").lower()
 
 
 def _free(stem: str, taken: set[str]) -> str:
@@ -348,12 +255,3 @@ def _check_hop(name: str, member: Window, stride: int) -> None:
             f"stage {name!r}: hop={member.hop} counts input samples, and behind another Window rows come every "
             f"{stride} of them: write a multiple, such as hop={stride * member.hop} for every {member.hop} rows"
         )
-
-
-def _fit_filter(member: Filter, rows: Frame, labels: Any) -> None:
-    if not len(rows):
-        raise ValueError("no rows arrive here to fit on: give fit() more samples than the windows before it need")
-    options = {"frame": rows} if accepts(member.fit, "frame") else {}
-    if accepts(member.fit, "y"):
-        options["y"] = labels
-    settle(member.fit(rows.values, **options))

@@ -176,10 +176,13 @@ def as_values(given: Any) -> Values:
 
 
 def fitting(columns: tuple[str, ...], values: Any) -> tuple[str, ...]:
-    """Return `columns` if they can still name the last axis of `values`, else nothing."""
-    if isinstance(values, np.ndarray) and values.ndim > 1:
-        return columns if values.shape[-1] == len(columns) else ()
-    return columns if len(columns) == 1 and isinstance(values, np.ndarray) else ()
+    """Return `columns` if they can still name the last axis of `values` (the first row of a list), else nothing."""
+    if isinstance(values, np.ndarray):
+        width = values.shape[-1] if values.ndim > 1 else 1
+    else:
+        first = values[0] if values else ()
+        width = len(first) if isinstance(first, list | tuple) else 0 if isinstance(first, dict) else 1
+    return columns if width == len(columns) else ()
 
 
 def _int64(name: str, given: Any) -> Int64:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk import plain
+from edge_agent.sdk.filter import Filter
 from edge_agent.sdk.frame import Frame
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.state import undisturbed
@@ -81,7 +82,7 @@ def check(pipeline: Pipeline, data: bytes) -> str:
 
 def _run(pipeline: Pipeline, frame: Frame) -> Frame:
     pipeline.initialize()
-    with undisturbed(member for _, member in pipeline.stages):
+    with undisturbed(member for _, member in pipeline.every_stage() if isinstance(member, Filter)):
         pipeline.reset()
         result = pipeline.run(frame)
     if pipeline.output.columns:

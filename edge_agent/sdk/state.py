@@ -2,8 +2,8 @@
 
 State is every attribute that differs from those of a twin, constructed afresh from the same parameters, whatever it is
 called. What only `initialize()` makes, and plain data cannot say (sessions, handles), is left out. The rest goes into a
-pickle if the caller brings a pickler, and is refused by name otherwise: nothing is pickled or unpickled here. The blob's
-`format` tells the two kinds apart. The live instance is only looked at, never changed.
+pickle if the caller brings a pickler, and is refused by name otherwise: nothing is pickled or unpickled here. `format`
+in the blob tells the two kinds apart. The live instance is only looked at, never changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_agent.sdk import plain
 from edge_agent.sdk.filter import construct, parameters_of
 from edge_agent.sdk.step import settle
 
-__all__ = ["Dumps", "Loads", "capture", "restore", "undisturbed"]
+__all__ = ["Dumps", "Loads", "capture", "is_pickled", "restore", "undisturbed"]
 
 _FORMAT = 1
 _PICKLED = 2  # a part of it is a pickle: only a worker may read it
@@ -102,6 +102,12 @@ def restore(target: Any, data: bytes, loads: Loads | None = None) -> None:
         object.__setattr__(target, name, value)
 
 
+def is_pickled(data: bytes) -> bool:
+    """Tell whether a part of the state that `capture` returned is a pickle."""
+    content = plain.decode(data)
+    return isinstance(content, dict) and content.get("format") == _PICKLED
+
+
 @contextlib.contextmanager
 def undisturbed(targets: Iterable[Any]) -> Iterator[None]:
     """Run the body, then put the attributes of `targets` back as they were; what cannot be copied is kept as it is."""
@@ -128,7 +134,9 @@ def _capture_opaque(target: Any, content: Any, fresh: Any, dumps: Dumps | None) 
     except TypeError as error:
         if dumps is None:
             raise AuthorError(f"{error}: return plain values") from None
-        return plain.encode({"format": _PICKLED, "pickle": _dumped({"opaque": content}, f"{cls}.__getstate__()", dumps)})
+        return plain.encode(
+            {"format": _PICKLED, "pickle": _dumped({"opaque": content}, f"{cls}.__getstate__()", dumps)}
+        )
     return None if _equals(data, fresh) else plain.encode({"format": _FORMAT, "opaque": content})
 
 
@@ -136,33 +144,44 @@ def _changed(
     target: Any, twin: Any, learned: dict[str, Any], fresh: dict[str, Any], dumps: Dumps | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what of `learned` differs from `fresh`: the plain part, and what goes into a pickle; refuse the rest."""
-    changed, other = {}, {}
+    changed: dict[str, Any] = {}
+    other, pickled, refused = {}, {}, {}
     for name, value in learned.items():
         try:
             data = plain.encode(value, f"{type(target).__qualname__}.{name}")
         except TypeError as error:
-            if name not in fresh or not (_alike(value, fresh[name], target, twin) or _dumps_alike(value, fresh[name], dumps)):
+            if name not in fresh or not (
+                _alike(value, fresh[name], target, twin) or _dumps_alike(value, fresh[name], dumps)
+            ):
                 other[name] = str(error)
             continue
         if name not in fresh or not _equals(data, fresh[name]):
             changed[name] = value
     if other:
-        given = {**changed, **({name: learned[name] for name in other} if dumps else {})}
-        for name in _initialized(twin, given) - set(changed):
-            other.pop(name, None)
-    pickled, refused = {}, []
-    for name, words in other.items():
-        try:
-            _dumped(learned[name], f"{type(target).__qualname__}.{name}", dumps, words)
-            pickled[name] = learned[name]
-        except AuthorError as error:
-            refused.append(str(error))
+        pickled, refused = _picklable(target, {name: (learned[name], words) for name, words in other.items()}, dumps)
+        for name in _initialized(twin, {**changed, **pickled}) - set(changed):
+            pickled.pop(name, None)
+            refused.pop(name, None)
     if refused:
         raise AuthorError(
-            f"{'; '.join(refused)}. Make it in initialize(), which runs on the device too, "
+            f"{'; '.join(refused.values())}. Make it in initialize(), which runs on the device too, "
             "keep plain values instead, or leave it out with __getstate__"
         )
     return changed, {"attributes": pickled} if pickled else {}
+
+
+def _picklable(
+    target: Any, values: dict[str, tuple[Any, str]], dumps: Dumps | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Sort values by name into what a pickle can hold and why not; the words given say why plain data cannot."""
+    held, refused = {}, {}
+    for name, (value, words) in values.items():
+        try:
+            _dumped(value, f"{type(target).__qualname__}.{name}", dumps, words)
+            held[name] = value
+        except AuthorError as error:
+            refused[name] = str(error)
+    return held, refused
 
 
 def _dumped(value: Any, where: str, dumps: Dumps | None, words: str = "") -> bytes:
@@ -190,7 +209,8 @@ def _dumps_alike(mine: Any, theirs: Any, dumps: Dumps | None) -> bool:
 def _initialized(twin: Any, given: dict[str, Any]) -> set[str]:
     """Return the attributes that `initialize()` sets, found out on the twin with `given` as its state."""
     for name, value in given.items():
-        object.__setattr__(twin, name, _copied(value))
+        with contextlib.suppress(Exception):  # what cannot be copied is not lent: cleanup() would close it
+            object.__setattr__(twin, name, copy.deepcopy(value))
     before = {**_attributes(twin)}
     try:
         settle(twin.initialize())

@@ -21,20 +21,29 @@ def admit(
     manifest: Manifest,
     profile: Profile,
     *,
+    slot: str,
     columns: Collection[str],
     units: dict[str, str],
     tunables: Collection[str],
 ) -> list[Reason]:
-    """Return every reason why `manifest` cannot run here.
+    """Return every reason why `manifest` cannot run on `slot`.
 
     `columns`, `units` and `tunables` are what the slot's configuration delivers and sets.
     """
     return [
+        *_pipeline(manifest, slot),
         *judge(manifest, profile),
         *_columns(manifest, columns),
         *_units(manifest, units),
         *_tunables(manifest, tunables),
     ]
+
+
+def _pipeline(manifest: Manifest, slot: str) -> list[Reason]:
+    if manifest.pipeline == slot:
+        return []
+    words = f"signed for pipeline {slot}, the manifest is of {manifest.pipeline}"
+    return [Reason(code=ReasonCode.MALFORMED, message=words)]
 
 
 def _columns(manifest: Manifest, columns: Collection[str]) -> list[Reason]:

@@ -6,12 +6,11 @@ back as an event; the runtime's answers come in the same way. Which release shou
 
 from __future__ import annotations
 
+import functools
 import logging
-import queue
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from edge_agent.update.deployment import (
     Write,
     step,
 )
+from edge_agent.update.helper import Helper
 from edge_agent.update.layout import lay_out, release_root, remove_leftovers, retire
 from edge_agent.update.ports import Ports, Runtime, SlotSetup
 from edge_agent.update.store import Quarantined, Store
@@ -66,9 +66,7 @@ class Deployer:
         self._profile, self._ports = profile, ports
         self._fresh, self._ended = fresh, ended
         self._profile_digest = Digest.of(encode_json(profile)).hex
-        self._results: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
-        self._helper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
-        self._stopping = threading.Event()
+        self._helper = Helper("update", ports.wake)
         self._waiting: dict[int, tuple[float, Effect]] = {}
         self._cancel: dict[int, threading.Event] = {}
         self._rejected: set[int] = set()
@@ -92,23 +90,18 @@ class Deployer:
 
     def stop(self, now: float) -> None:
         """Stop cleanly: attempts under way are refunded, downloads keep what they have."""
-        self._stopping.set()
+        self._helper.refuse_more()
         for slot in self._slots:
             found = self._store.under_way(slot)
             if found is not None:
                 self.happen(found.id, Event(kind=EventKind.STOPPED), now)
         for cancel in self._cancel.values():
             cancel.set()
-        self._helper.shutdown(wait=True, cancel_futures=True)
+        self._helper.stop()
 
     def tick(self, now: float) -> float:
         """Take in finished work and due postponements; return when to be called again at the latest (seconds UTC)."""
-        while True:
-            try:
-                act, arguments = self._results.get_nowait()
-            except queue.Empty:
-                break
-            act(*arguments, now)
+        self._helper.collect(now)
         for key, (due, effect) in list(self._waiting.items()):
             if due <= now:
                 del self._waiting[key]
@@ -134,20 +127,6 @@ class Deployer:
     def quarantined(self, slot: str) -> list[Quarantined]:
         """Return what is condemned on a slot under its present configuration and this image profile (U6)."""
         return self._store.quarantined(slot, config=self._slots[slot].config_digest, profile=self._profile_digest)
-
-    def submit(self, act: Callable[..., None], arguments: tuple[Any, ...], work: Callable[..., Any], *a: Any) -> None:
-        """Run `work(*a)` on the helper thread and `act(*arguments, result or error, now)` in a later `tick`."""
-
-        def run() -> None:
-            try:
-                result: Any = work(*a)
-            except Exception as error:  # noqa: BLE001 - lost in a thread, it would leave the deployment waiting for ever
-                result = error
-            self._results.put((act, (*arguments, result)))
-            self._ports.wake()
-
-        if not self._stopping.is_set():
-            self._helper.submit(run)
 
     # --- the machine ---------------------------------------------------------------------------------------------
 
@@ -236,6 +215,7 @@ class Deployer:
         reasons = admit(
             self._manifest(deployment),
             self._profile,
+            slot=setup.name,
             columns=setup.columns,
             units=setup.units,
             tunables=setup.tunables,
@@ -265,7 +245,7 @@ class Deployer:
             for ref in blobs:
                 self._ports.fetch(ref, cancel)
 
-        self.submit(act, (deployment.id, *arguments), fetch)
+        self._helper.submit(act, (deployment.id, *arguments), fetch)
 
     def _do_lay_out(self, deployment: Deployment, now: float) -> None:
         if deployment.due > now:
@@ -276,7 +256,7 @@ class Deployer:
         def build() -> None:
             lay_out(self._releases, data, self._ports.blob_path)
 
-        self.submit(self._done, (deployment.id, EventKind.BEGUN), build)
+        self._helper.submit(self._done, (deployment.id, EventKind.BEGUN), build)
 
     def _done(self, key: int, kind: EventKind, result: Any, now: float) -> None:
         """Turn the outcome of slow work into an event."""
@@ -353,4 +333,8 @@ class Deployer:
             if active is not None and (previous := self._store.previous(slot, active)) is not None:
                 kept.add(previous.digest.hex)
         for path in retire(self._releases, kept):
-            self._helper.submit(shutil.rmtree, path, ignore_errors=True)
+            self._helper.submit(_nothing, (), functools.partial(shutil.rmtree, path, ignore_errors=True))
+
+
+def _nothing(result: Any, now: float) -> None:
+    """Nobody waits for this."""

@@ -47,12 +47,15 @@ class Runtime(Protocol):
     def keep(self, slot: str, key: int) -> None:
         """The candidate is committed: let the old worker go."""
 
+    def rename(self, slot: str, key: int, release: str) -> None:
+        """The same bytes go by another name from now on."""
+
     def abandon(self, slot: str, key: int) -> None:
         """Drop the candidate; the old worker answers alone."""
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
-    """The updater's ways into the world. `verify` and `fetch` may block: they run on the helper thread."""
+    """The updater's ways into the world. `verify` and `fetch` may block: each runs on a thread of its own."""
 
     verify: Callable[[Request], Verified]
     fetch: Callable[[BlobRef, threading.Event], Path]

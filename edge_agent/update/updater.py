@@ -20,6 +20,7 @@ from edge_agent.contract.verification import Floor, Request, Verified
 from edge_agent.update.deployer import Deployer, Ports, SlotSetup
 from edge_agent.update.deployment import Deployment, Event, EventKind, State
 from edge_agent.update.desired import Wanted, desired
+from edge_agent.update.helper import Helper
 from edge_agent.update.store import Refusal, Store, Trust
 
 __all__ = ["Updater"]
@@ -58,6 +59,7 @@ class Updater:
             fresh=self._fresh,
             ended=self._ended,
         )
+        self._verifier = Helper("verify", ports.wake)  # of its own: an abort must not wait for a download
         self.happen = self._deployer.happen
         self.stopped_serving = self._deployer.stopped_serving
 
@@ -70,6 +72,7 @@ class Updater:
     def stop(self, now: float) -> None:
         """Stop cleanly."""
         self._deployer.stop(now)
+        self._verifier.stop()
 
     def tick(self, now: float) -> float:
         """Do what is due; return when to be called again at the latest (seconds UTC)."""
@@ -77,6 +80,7 @@ class Updater:
             if due <= now:
                 del self._again[channel]
                 self.announced(channel, envelope, now)
+        self._verifier.collect(now)
         self._take_requests(now)
         return min([self._deployer.tick(now), *(due for due, _ in self._again.values())])
 
@@ -102,7 +106,7 @@ class Updater:
             accepted=trust.envelope if trust is not None else None,
             floors=[Floor(role=role, keyset=keyset, version=v) for role, keyset, v in self._store.floors(channel)],
         )
-        self._deployer.submit(self._verified, (channel, request), self._ports.verify, request)
+        self._verifier.submit(self._verified, (channel, request), self._ports.verify, request)
 
     def _verified(self, channel: str, request: Request, result: Verified | Exception, now: float) -> None:
         envelope = request.envelope
@@ -206,6 +210,7 @@ class Updater:
         renamed = msgspec.structs.replace(deployment, release=name, channel=channel)
         with self._store.transaction():
             self._store.save_deployment(renamed, event="adopted", before=deployment.state, now=now)
+        self._ports.runtime.rename(deployment.slot, deployment.id, name)
         self._ports.changed()
 
     # --- operators -----------------------------------------------------------------------------------------------

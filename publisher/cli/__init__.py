@@ -54,4 +54,4 @@ def main() -> None:
     """Push signed pipelines to a fleet of edge devices over MQTT."""
 
 
-from publisher.cli import broker, demo, push, status  # noqa: E402, F401 - each module adds its commands to `main`
+from publisher.cli import broker, demo, identity, push, status  # noqa: E402, F401 - each module adds its commands to `main`

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DAY_SECONDS = 86_400
 
 
-@main.command()
+@main.command(short_help="Show what is offered and what every device runs.")
 @home_option
 @json_option
 def status(home: Path | None, as_json: bool) -> None:

@@ -41,6 +41,7 @@ class Meter:
         self.asked_to_start, self.asked_to_stop = threading.Event(), threading.Event()
 
     def heard(self, _client: object, _userdata: object, message: Any) -> None:
+        """Take one result of a device."""
         device = message.topic.rpartition("/")[2]
         result = json.loads(message.payload)
         with self.lock:
@@ -56,6 +57,7 @@ class Meter:
             self.right[release] += result["values"]["activity"] == label
 
     def payload(self, device: str) -> bytes:
+        """Return the device's next sample, with its id."""
         number = self.sent[device]
         row = self.rows[(self.offset[device] + number) % len(self.rows)]
         sample = {name: float(row[name]) for name in ("ax", "ay", "az", "gx", "gy", "gz")}
@@ -92,6 +94,7 @@ class Meter:
             return lost, repeated
 
     def tell(self, *, final: bool) -> None:
+        """Write what was counted so far as one line."""
         lost, repeated = self.counts()
         with self.lock:
             told = {
@@ -108,6 +111,7 @@ class Meter:
         sys.stdout.flush()
 
     def obey(self) -> None:
+        """Follow the commands on standard input until `stop`, or until nobody is there to say it."""
         for line in sys.stdin:
             if line.strip() == "start":
                 self.asked_to_start.set()

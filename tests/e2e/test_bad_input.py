@@ -16,7 +16,7 @@ REFUSED = {
     "unknown attribute": (["good.py:pipelin", "-c", "staging"], 1, "pipeline"),
     "unknown channel": (["good.py", "-c", "stagin"], 2, "staging"),
     "class without source": (["sourceless.py", "-c", "staging"], 1, "Made"),
-    "failing self-test": (["failing.py", "-c", "staging"], 1, "preflight failed"),
+    "failing self-test": (["failing.py", "-c", "staging"], 1, "ZeroDivisionError"),
 }
 
 
@@ -24,9 +24,11 @@ REFUSED = {
 def workshop(found_for_all: Callable[..., FleetSimulator], mosquitto_url: str) -> FleetSimulator:
     fleet = found_for_all(mosquitto_url)
     fleet.write("good.py", author.scale(2))
-    fleet.write("failing.py", author.module("class Fails(Filter):\n    def predict(self, x):\n        1 / 0", "Fails()"))
-    made = 'Made = type("Made", (Filter,), {"predict": eval("lambda self, x: x")})'
-    fleet.write("sourceless.py", author.module(made, "Made()"))
+    fleet.write(
+        "failing.py", author.module("class Fails(Filter):\n    def predict(self, x):\n        1 / 0", "Fails()")
+    )
+    made = "made = {'Filter': Filter, '__name__': 'nowhere'}\nexec('class Made(Filter): pass', made)"
+    fleet.write("sourceless.py", author.module(made, "made['Made']()"))
     return fleet
 
 
@@ -87,4 +89,6 @@ def _complaint(stderr: str) -> str:
 
 def _files(directory: Path) -> dict[Path, bytes]:
     """Return all that could be half-written, but for what Python itself caches."""
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }

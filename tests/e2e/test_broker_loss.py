@@ -8,9 +8,9 @@ from collections.abc import Callable
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.messages import ChunkHeader
 from tests.simulators import author
+from tests.simulators.agents import AgentProcess
 from tests.simulators.broker import Mosquitto
 from tests.simulators.fleet import FleetSimulator
-from tests.simulators.processes import AgentProcess, children
 
 
 def test_a_broker_that_restarts_while_data_streams_costs_no_sample(
@@ -19,12 +19,12 @@ def test_a_broker_that_restarts_while_data_streams_costs_no_sample(
     """It keeps sessions over a clean stop; what MQTT sends twice keeps its key."""
     fleet = found(mosquitto.url)
     agent, counter = fleet.settled()
-    worker = children(agent.pid)
+    worker = agent.worker()
     for _ in range(2):
         mosquitto.restart()
         _require_back(agent)
         counter.until_flows("meter@1", 50)
-    assert children(agent.pid) == worker, "the running release was disturbed"
+    assert agent.worker() == worker, "the running release was disturbed"
     count = counter.final()
     assert (count["lost"], count["repeated"], count["invented"]) == (0, 0, 0), count
 
@@ -35,7 +35,7 @@ def test_a_broker_killed_in_the_middle_of_an_update_delays_it(
     """It forgets everything; the release that runs goes on, and once pushed again the update is completed."""
     fleet = found(mosquitto.url)
     agent, counter = fleet.settled()
-    worker = children(agent.pid)
+    worker = agent.worker()
     fleet.write("noise.bin", os.urandom(150_000))
     signed = fleet.sign(fleet.write("heavy.py", author.heavy(3, "noise.bin")))
     fleet.send(signed, _without_the_last)
@@ -47,7 +47,7 @@ def test_a_broker_killed_in_the_middle_of_an_update_delays_it(
     mosquitto.start()
     _require_back(agent)
     counter.until_flows("meter@1")
-    assert children(agent.pid) == worker, "the running release was disturbed"
+    assert agent.worker() == worker, "the running release was disturbed"
     fleet.send(signed)
     fleet.announce(signed.message)
     agent.until_active(signed.name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from tests.simulators import author
+from tests.simulators.agents import AgentProcess
 from tests.simulators.fleet import FleetSimulator
-from tests.simulators.processes import AgentProcess
 from tests.simulators.waiting import until
 
 DAY_SECONDS = 86_400
@@ -48,8 +48,9 @@ def _accepted_that_expires_soon(fleet: FleetSimulator, agent: AgentProcess) -> i
         expires = int(time.time()) + good_seconds
         fleet.announce(fleet.refresh(now=expires - TIMESTAMP_SECONDS))
         agent.until(
-            lambda status, end=expires: status["channels"]["staging"]["expires"] == end
-            or status["channels"]["staging"].get("refused"),
+            lambda status, end=expires: (
+                status["channels"]["staging"]["expires"] == end or status["channels"]["staging"].get("refused")
+            ),
             what="a verdict on the envelope",
         )
         if agent.status()["channels"]["staging"]["expires"] == expires:

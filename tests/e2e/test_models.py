@@ -14,25 +14,27 @@ SIZE = 5
 WEIGHTS, BIAS = [0.5, -1.0, 2.0, 0.25, -0.75], 3.0
 TRAINING = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 
-HELPER = '''
-"""What windows are turned into."""
-
-
+HELPER = """
 def flat(windows):
     return windows.reshape(len(windows), -1)
-'''
+"""
 
-RELEASE = """
-import numpy as np
+STAGE = """
+from edge_agent import Filter
 from shapes.flattening import flat
-
-from edge_agent import Filter, Health, Input, OnnxModel, Output, Pipeline, Standardize, Window
 
 
 class Flatten(Filter):
     def predict(self, x):
         return flat(x)
+"""
 
+# Fits when it is imported, so the class lies in a module of its own: this one stays at home.
+RELEASE = """
+import numpy as np
+from flatten import Flatten
+
+from edge_agent import Health, Input, OnnxModel, Output, Pipeline, Standardize, Window
 
 pipeline = Pipeline(
     "meter",
@@ -50,6 +52,7 @@ def test_windows_helper_state_and_model_travel_in_one_release(fleet: FleetSimula
     fleet.write("shapes/__init__.py", "")
     fleet.write("shapes/flattening.py", HELPER)
     _write_linear(Path(fleet.write("linear.onnx", b"")))
+    fleet.write("flatten.py", STAGE)
     target = fleet.write("with_model.py", RELEASE)
     agent = fleet.agent()
     counter = fleet.feed(agent, block=SIZE)

@@ -6,8 +6,8 @@ import json
 
 from publisher.pushing import Ending
 from tests.simulators import author
+from tests.simulators.agents import AgentProcess, Counting
 from tests.simulators.fleet import FleetSimulator
-from tests.simulators.processes import AgentProcess, Counting, children
 from tests.simulators.waiting import until
 
 
@@ -70,12 +70,12 @@ def test_publisher_rollback_takes_the_fleet_back_and_the_same_bytes_are_only_ren
     counter.until_flows("meter@3")
     result = counter.told["last"]["meter@3"]
     assert result["values"]["y"] <= 2, "the first release doubles, the second triples"
-    worker = children(agent.pid)
+    worker = agent.worker()
     again = fleet.publisher("rollback", "-c", "staging", "--to", "1", "--wait", "--devices", "1", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["release"] == "meter@4"
     agent.until_active("meter@4")
-    assert children(agent.pid) == worker, "the same bytes need no new worker"
+    assert agent.worker() == worker, "the same bytes need no new worker"
     count = counter.final()
     assert (count["lost"], count["repeated"], count["redelivered"]) == (0, 0, 0), count
 
@@ -98,7 +98,9 @@ def test_a_column_that_no_payload_has_is_told_and_the_release_is_not_blamed(flee
 
     def told(status: dict[str, object]) -> bool:
         (slot,) = status["slots"]  # type: ignore[misc]
-        return slot["counters"]["rejected"] > 20 and "temperature.celsius" in slot["input_faults"].get("missing column", "")
+        return slot["counters"]["rejected"] > 20 and "temperature.celsius" in slot["input_faults"].get(
+            "missing column", ""
+        )
 
     agent.until(told, what="the fault is told")
     shown = agent.cli("status").stdout

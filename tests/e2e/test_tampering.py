@@ -1,4 +1,4 @@
-"""Whoever can write to the broker can stop news, never change them: refused, told with a code, and the release runs on."""
+"""Who can write to the broker can stop news, not change them: refused, told with a code, while the release runs on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.messages import CHUNK_HEADER, ChunkHeader, decode_envelope, encode_envelope
 from edge_agent.transport import envelope
 from tests.simulators import author
+from tests.simulators.agents import AgentProcess, Counting
 from tests.simulators.fleet import FleetSimulator, Signed
-from tests.simulators.processes import AgentProcess, Counting, children
 from tests.simulators.waiting import until
 
 
@@ -114,14 +114,14 @@ def test_a_false_envelope_is_refused_and_reported_and_the_release_goes_on(
     scene: Scene, attack: Callable[[Scene], bytes], code: str
 ) -> None:
     fleet, agent, counter = scene.fleet, scene.agent, scene.counter
-    runs, worker = scene.newest.name, children(agent.pid)
+    runs, worker = scene.newest.name, agent.worker()
     deployments, refused = agent.deployments(), agent.log.count("trust refused")
     fleet.announce(attack(scene))
     until(lambda: agent.log.count("trust refused") > refused, 10, "the refusal")
     assert len(agent.until_refused(code)["message"]) > 20
     until(lambda: _codes_reported(fleet, agent) == {code}, 10, "the refusal in the report")
     counter.until_flows(runs)
-    assert children(agent.pid) == worker, "the running release was disturbed"
+    assert agent.worker() == worker, "the running release was disturbed"
     assert agent.deployments() == deployments
     scene.push(fleet.sign(fleet.write(f"after_{attack.__name__}.py", author.scale(5 + len(attack.__name__)))))
     counter.until_flows(scene.newest.name)
@@ -140,7 +140,7 @@ def _require_whole(counter: Counting) -> None:
 def test_a_flipped_byte_in_any_chunk_is_refused_and_the_release_goes_on(fleet: FleetSimulator) -> None:
     """One release per chunk, so that no attempt waits for an earlier one's next try."""
     agent, counter = fleet.settled()
-    worker = children(agent.pid)
+    worker = agent.worker()
     chunks = 3
     for broken in range(chunks):
         signed = fleet.sign(_heavy(fleet, f"noise-{broken}", broken))
@@ -154,7 +154,7 @@ def test_a_flipped_byte_in_any_chunk_is_refused_and_the_release_goes_on(fleet: F
         assert slot["reasons"][0]["blame"] == "environment"
         assert slot["active"] == "meter@1"
         counter.until_flows("meter@1", 5)
-    assert children(agent.pid) == worker, "the running release was disturbed"
+    assert agent.worker() == worker, "the running release was disturbed"
     until(lambda: [one["code"] for one in fleet.report(agent)["slots"][0]["reasons"]] == ["content"], 10, "the report")
     good = fleet.release(_heavy(fleet, "noise-good", 7))
     agent.until_active(good.name)

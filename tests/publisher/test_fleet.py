@@ -93,7 +93,11 @@ OUTCOMES = {
     ),
     "runs other bytes of that name": (slot(active="activity@2", active_digest=OTHER), Outcome.PENDING, "waiting"),
     "tries it": (slot(last="activity@2", last_digest=DIGEST, state="shadow"), Outcome.PENDING, "shadow"),
-    "rolled back": (slot(last="activity@2", last_digest=DIGEST, state="rolled_back"), Outcome.ROLLED_BACK, "rolled back"),
+    "rolled back": (
+        slot(last="activity@2", last_digest=DIGEST, state="rolled_back"),
+        Outcome.ROLLED_BACK,
+        "rolled back",
+    ),
     "reverted": (slot(last="activity@2", last_digest=DIGEST, state="reverted"), Outcome.ROLLED_BACK, "rolled back"),
     "rejected": (slot(last="activity@2", last_digest=DIGEST, state="rejected"), Outcome.REFUSED, "refused"),
     "rejected another": (slot(last="activity@1", last_digest=DIGEST, state="rejected"), Outcome.PENDING, "waiting"),

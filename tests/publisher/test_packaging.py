@@ -403,7 +403,7 @@ def changed(package: Package, **changes: Any) -> Package:
 
 
 BAD_STAGES: dict[str, tuple[dict[str, Any], str]] = {
-    "pinned tag": ({"tag": "cp311-none-any"}, "is cp311-none-any; this agent loads"),
+    "pinned tag": ({"tag": "cp311-none-any"}, "is cp311-none-any, it is not"),
     "unknown parameter": ({"parameters": {"nonsense": 1}}, "unexpected keyword argument 'nonsense'"),
     "damaged parameter": ({"parameters": {"gain": {"$new": 1}}}, "parameter 'gain' cannot be read"),
 }

@@ -89,6 +89,10 @@ class ScriptedRuntime:
     def abandon(self, slot: str, key: int) -> None:
         self._order("abandon", key)
 
+    def rename(self, slot: str, key: int, release: str) -> None:
+        self._names[key] = release
+        self._order("rename", key)
+
 
 class Bench:
     """One device and all that is around it."""
@@ -251,16 +255,14 @@ class Bench:
 
     def settle(self) -> None:
         """Tick until neither the helper thread nor the updater has anything left that is due."""
-        helper = self.updater._deployer._helper
-        results = self.updater._deployer._results
-        while True:
-            helper.submit(lambda: None).result(10.0)
-            quiet = results.empty()
+        helpers = (self.updater._deployer._helper, self.updater._verifier)
+
+        def settled() -> bool:
             self.updater.tick(self.now)
-            if quiet and helper._work_queue.empty() and results.empty():
-                helper.submit(lambda: None).result(10.0)
-                if results.empty():
-                    return
+            return all(helper.idle for helper in helpers)
+
+        until(settled, what="an end of the helper threads' work")
+        self.updater.tick(self.now)
 
     def tick_at(self, now: float) -> None:
         """Let time pass."""
@@ -305,8 +307,8 @@ class Bench:
     def crash(self) -> None:
         """End as by SIGKILL: nothing is said to anyone, only what is on disk stays."""
         self.gate.set()
-        self.updater._deployer._stopping.set()
-        self.updater._deployer._helper.shutdown(wait=True, cancel_futures=True)
+        self.updater._deployer._helper.stop()
+        self.updater._verifier.stop()
         self.store.close()
 
     def stop(self) -> None:

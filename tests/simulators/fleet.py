@@ -36,7 +36,7 @@ from publisher.pushing import PushResult, connect, push, rollback
 from publisher.record import Record
 from publisher.repository import Channel, Published
 from tests.simulators import author
-from tests.simulators.processes import AgentProcess, Counting
+from tests.simulators.agents import AgentProcess, Counting
 from tests.simulators.waiting import until
 
 __all__ = ["CHANNEL", "FleetSimulator", "Signed"]
@@ -246,7 +246,9 @@ class FleetSimulator:
         """Sign timestamp and snapshot anew; return the message that says so."""
         return envelope.pack(self.channel.refresh(keys=KeyStore(self.home.keys), passphrase=self.passphrase, now=now))
 
-    def send(self, signed: Signed, change: Callable[[BlobRef, int, bytes], bytes] = lambda ref, index, data: data) -> None:
+    def send(
+        self, signed: Signed, change: Callable[[BlobRef, int, bytes], bytes] = lambda ref, index, data: data
+    ) -> None:
         """Put the blobs of a release on the broker; `change` may falsify a chunk on its way."""
         for data in signed.blobs:
             ref = BlobRef.of(data)
@@ -287,4 +289,3 @@ class FleetSimulator:
                 until(lambda: found, seconds)
             client.unsubscribe([topic])
         return found[0] if found else b""
-

@@ -139,7 +139,7 @@ class Act(Filter):
         return Frame(x, frame.timestamps, frame.sequences + 1_000_000, None, frame.columns)
 
     def flood(self, x, frame):
-        for _ in range(50):
+        for _ in range(10):
             print("x" * 10_000)
         return x * self.factor
 
@@ -212,7 +212,7 @@ class Releases:
 
     def pack(self, stages: list[Filter], *, columns: int = 1, self_test: Any = None, **health: Any) -> Package:
         """Pack a pipeline named `act`: columns `x`, `x1`, … in, `y` out."""
-        policy = {"probation_seconds": 0.05, "probation_frames": 10, "shadow_frames": 5, "heartbeat_seconds": 1.0}
+        policy = {"probation_seconds": 0.05, "probation_frames": 10, "shadow_frames": 5, "heartbeat_seconds": 20.0}
         names = ["x", *(f"x{number}" for number in range(1, columns))]
         pipeline = Pipeline(
             "act",

@@ -159,7 +159,7 @@ class Slot:
     def run(self, plan: Plan) -> None:
         """Run `plan` as the committed release and wait until it has loaded."""
         self.supervisor.run("act", plan)
-        until(lambda: self._loaded(plan.key), what=f"loading of {plan.release}")
+        until(lambda: self._loaded(plan.key), 30.0, what=f"loading of {plan.release}")
 
     def try_out(self, plan: Plan) -> None:
         self.supervisor.start_candidate("act", plan)
@@ -201,7 +201,7 @@ class Slot:
     def numbers(self) -> list[int]:
         return [message.sequence for message in list(self.sink.messages)]
 
-    def wait_for(self, kind: NoticeKind, key: int | None = None, seconds: float = 10.0) -> Notice:
+    def wait_for(self, kind: NoticeKind, key: int | None = None, seconds: float = 30.0) -> Notice:
         def found() -> Notice | None:
             matching = (one for one in list(self.notices) if one.kind is kind and key in (None, one.key))
             return next(matching, None)
@@ -211,10 +211,10 @@ class Slot:
         assert notice is not None
         return notice
 
-    def wait_for_outputs(self, count: int, seconds: float = 10.0) -> None:
+    def wait_for_outputs(self, count: int, seconds: float = 30.0) -> None:
         until(lambda: len(self.sink.messages) >= count, seconds, f"{count} outputs after {self.lane.counters}")
 
-    def wait_for_done(self, seconds: float = 10.0) -> None:
+    def wait_for_done(self, seconds: float = 30.0) -> None:
         """Wait until every sample fed so far was acknowledged."""
         until(lambda: self.source.acknowledged >= self._fed, seconds, f"{self._fed} samples, {self.lane.counters}")
 

@@ -20,7 +20,8 @@ def kept(history: History, rows_max: int = 1000, batches_max: int = 16) -> list[
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"), [(1, [6]), (2, [4, 5, 6]), (3, [4, 5, 6]), (4, [1, 2, 3, 4, 5, 6]), (99, [1, 2, 3, 4, 5, 6])]
+    ("wanted", "expected"),
+    [(1, [6]), (2, [4, 5, 6]), (3, [4, 5, 6]), (4, [1, 2, 3, 4, 5, 6]), (99, [1, 2, 3, 4, 5, 6])],
 )
 def test_keeps_at_least_what_is_wanted_in_whole_pieces(wanted: int, expected: list[int]) -> None:
     history = History()

@@ -62,7 +62,7 @@ def test_a_frame_that_kills_its_worker_is_tried_twice_and_skipped(slot: Slot, re
 def test_an_active_release_that_breaks_is_started_again_and_reported_at_the_third_time(
     slot: Slot, releases: Releases, how: str
 ) -> None:
-    slot.run(releases.act(1, how, after=2, heartbeat_seconds=0.2))
+    slot.run(releases.act(1, how, after=2, heartbeat_seconds=0.5))
     slot.feed(7)
     notice = slot.wait_for(NoticeKind.STOPPED_SERVING)
     assert notice.reason is not None
@@ -75,7 +75,7 @@ def test_an_active_release_that_breaks_is_started_again_and_reported_at_the_thir
 def test_an_active_release_that_does_not_load_is_tried_again_later_each_time(
     slot: Slot, releases: Releases, how: str
 ) -> None:
-    slot.supervisor.run("act", releases.act(1, how, start_seconds=0.5))
+    slot.supervisor.run("act", releases.act(1, how, start_seconds=1.0 if how == "hang in load" else 30.0))
     slot.feed(3)
     slot.wait_for(NoticeKind.STOPPED_SERVING)
     assert slot.lane.counters["crashes"] == 3

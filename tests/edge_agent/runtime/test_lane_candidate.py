@@ -58,7 +58,7 @@ def test_a_bad_candidate_is_condemned_and_the_stream_does_not_notice(
     slot: Slot, releases: Releases, how: str, code: ReasonCode, words: str
 ) -> None:
     slot.run(releases.act(1))
-    slot.try_out(releases.act(2, how))
+    slot.try_out(releases.act(2, how, **({"heartbeat_seconds": 1.0} if code is ReasonCode.HEARTBEAT else {})))
     slot.feed_on(0.005)
     notice = slot.wait_for(NoticeKind.FAILED)
     seen = len(slot.sink.messages)

@@ -51,7 +51,7 @@ def test_a_frame_that_both_releases_fail_counts_against_neither(slot: Slot, rele
 
 def test_a_live_candidate_that_hangs_is_stepped_in_for_and_condemned(slot: Slot, releases: Releases) -> None:
     slot.run(releases.act(1))
-    slot.try_out(releases.act(2, "hang", after=8))
+    slot.try_out(releases.act(2, "hang", after=60, heartbeat_seconds=1.0, probation_frames=10_000))
     slot.feed_on(0.01)
     notice = slot.wait_for(NoticeKind.FAILED)
     fed = slot.stop_feeding()
@@ -66,7 +66,7 @@ def test_a_live_candidate_that_hangs_is_stepped_in_for_and_condemned(slot: Slot,
 @pytest.mark.parametrize("how", ["exit", "segfault", "garbage", "nan", "raise always", "half close"])
 def test_a_live_candidate_that_breaks_loses_nothing(slot: Slot, releases: Releases, how: str) -> None:
     slot.run(releases.act(1))
-    slot.try_out(releases.act(2, how, after=8, probation_seconds=60.0))
+    slot.try_out(releases.act(2, how, after=60, probation_frames=10_000))
     slot.feed_on(0.005)
     slot.wait_for(NoticeKind.FAILED)
     slot.wait_for_outputs(len(slot.sink.messages) + 20)

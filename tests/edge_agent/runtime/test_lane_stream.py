@@ -11,6 +11,7 @@ import pytest
 
 from edge_agent.contract.errors import Blame, ReasonCode
 from edge_agent.runtime.crew import NoticeKind
+from tests.simulators.processes import descriptors
 from tests.simulators.release import Releases
 from tests.simulators.slot import ScriptedSink, ScriptedSource, Slot
 from tests.simulators.waiting import until
@@ -181,16 +182,15 @@ def test_more_rows_out_than_in_wait_for_the_sink(releases: Releases) -> None:
 
 
 def test_frames_above_64_kb_travel_in_memory_files(releases: Releases) -> None:
-    columns = tuple(["x", *(f"x{number}" for number in range(1, 40))])
+    columns = ("x", *(f"x{number}" for number in range(1, 40)))
     with Slot(ScriptedSource(columns, rows_per_take=1000)) as slot:
-        descriptors = len(os.listdir("/proc/self/fd"))
         plan = releases.act(1, "wide", columns=40)
         slot.run(plan)
-        descriptors = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         slot.feed(3000)
         slot.wait_for_done()
         assert len(slot.sink.messages) == 3000
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert descriptors() == before
 
 
 def test_a_long_history_warms_a_worker_beyond_its_sockets_room(releases: Releases) -> None:

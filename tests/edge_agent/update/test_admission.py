@@ -38,7 +38,7 @@ def reasons(
     units: dict[str, str] | None = None,
     tunables: tuple[str, ...] = (),
 ) -> list[Reason]:
-    return admit(one, PROFILE, columns=columns, units=units or {}, tunables=tunables)
+    return admit(one, PROFILE, slot=one.pipeline, columns=columns, units=units or {}, tunables=tunables)
 
 
 def test_what_fits_gives_no_reason() -> None:
@@ -92,3 +92,8 @@ def test_space_counts_each_missing_blob_twice_and_once_only() -> None:
     assert (found.code, found.blame) == (ReasonCode.SPACE, Blame.ENVIRONMENT)
     assert f"needs {needed} bytes" in found.message
     assert space(manifest(), present={SHARED.digest}, free_bytes=1000 + SPACE_RESERVE_BYTES) is None
+
+
+def test_a_manifest_of_another_pipeline_is_refused_on_this_slot() -> None:
+    found = admit(manifest(), PROFILE, slot="other", columns=["a"], units={}, tunables=[])
+    assert [reason.code for reason in found if "other" in reason.message] == [ReasonCode.MALFORMED]

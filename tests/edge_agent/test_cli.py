@@ -1,0 +1,235 @@
+"""The `edge-agent` command, with the agent running, stopped, or never started."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge_agent import cli
+from edge_agent.cli import main
+from tests.simulators import author
+from tests.simulators.broker import EXECUTABLE, Mosquitto
+from tests.simulators.fleet import FleetSimulator
+
+GOOD = """
+[device]
+id = "dev-1"
+fleet = "plant"
+state = "state"
+
+[broker]
+url = "mqtt://broker.local"
+
+[channel.staging]
+root = "1.root.json"
+
+[slot.meter]
+channel = "staging"
+
+[slot.meter.input]
+source = "csv"
+path = "data.csv"
+rate_hz = 10
+
+[slot.meter.output]
+sink = "sqlite"
+path = "out.db"
+"""
+TWO_SLOTS = GOOD + GOOD[GOOD.index("[slot.meter]") :].replace("slot.meter", "slot.other")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("FIELDCAST_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("1.root.json", "data.csv"):
+        (tmp_path / name).touch()
+    path = tmp_path / "agent.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), env=environment)
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+BAD_CONFIG = {
+    "misspelt section": (GOOD.replace("[broker]", "[brokr]"), "brokr"),
+    "misspelt key": (GOOD.replace("rate_hz", "rate_hzz"), "slot.meter.input.rate_hzz"),
+    "wrong type": (GOOD.replace('"dev-1"', "7"), "device.id"),
+    "no such file": (GOOD.replace("data.csv", "nope.csv"), "there is no file"),
+    "no TOML": ("[device", "not valid TOML"),
+    "unknown channel": (GOOD.replace('channel = "staging"', 'channel = "stging"'), "did you mean 'staging'?"),
+    "broker URL": (GOOD.replace("mqtt://", "http://"), "broker.url"),
+    "unknown source": (GOOD.replace('"csv"', '"cvs"'), "slot.meter.input.source"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIG)
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_wrong_configuration_is_named_line_by_line(config: Path, case: str, command: str) -> None:
+    text, words = BAD_CONFIG[case]
+    config.write_text(text)
+    result = run(command, "--config", str(config))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert words in result.stderr
+    assert all(line.startswith(f"edge-agent: {config}: ") for line in result.stderr.splitlines())
+    assert not (config.parent / "state").exists()
+
+
+BAD = {
+    "no file": (["status", "--config", "nope.toml"], 2, "nope.toml: cannot be read: No such file"),
+    "no command": (["stats"], 2, "No such command 'stats'"),
+    "log level": (["run", "--log-level", "LOUD"], 2, "'LOUD' is not one of"),
+    "never run: status": (["status", "--config", "agent.toml"], 3, "has the agent run on this device yet?"),
+    "never run: list": (["release", "list", "--config", "agent.toml"], 3, "has the agent run on this device yet?"),
+    "never run: rollback": (
+        ["release", "rollback", "--config", "agent.toml"],
+        3,
+        "has the agent run on this device yet",
+    ),
+    "no such slot": (
+        ["release", "rollback", "--slot", "x", "--config", "agent.toml"],
+        2,
+        "there is no slot 'x' in",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(config: Path, case: str) -> None:
+    arguments, code, words = BAD[case]
+    before = sorted(config.parent.iterdir())
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith("edge-agent: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert sorted(config.parent.iterdir()) == before
+
+
+def test_several_slots_must_be_told_apart(config: Path) -> None:
+    config.write_text(TWO_SLOTS)
+    result = run("release", "rollback", "--config", str(config))
+    assert (result.exit_code, result.stderr) == (2, "edge-agent: which slot? --slot meter|other\n")
+
+
+def test_a_store_that_is_no_database(config: Path) -> None:
+    (config.parent / "state").mkdir()
+    (config.parent / "state" / "agent.db").write_bytes(b"rubbish" * 1000)
+    result = run("status", "--config", str(config))
+    assert result.exit_code == 3
+    assert result.stderr.startswith("edge-agent: cannot open the store")
+
+
+def test_a_directory_of_somebody_else(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: Path) -> None:
+        raise PermissionError(13, "Permission denied", "/var/lib/edge-agent")
+
+    (config.parent / "state").mkdir()
+    monkeypatch.setattr(cli, "ring", refuses)
+    result = run("status", "--config", str(config))
+    assert (result.exit_code, result.stderr) == (3, "edge-agent: /var/lib/edge-agent: Permission denied\n")
+
+
+# --- good input -----------------------------------------------------------------------------------------------------
+
+
+def test_a_good_configuration_in_words_and_as_json(config: Path) -> None:
+    result = run("check-config", "--config", str(config))
+    assert (result.exit_code, result.stderr) == (0, "")
+    ok, device, slot = result.stdout.splitlines()
+    assert ok == f"{config}: ok"
+    assert device == "  device dev-1 of fleet plant, broker mqtt://broker.local"
+    assert slot.startswith(f"  slot meter: channel staging, csv {config.parent / 'data.csv'} (columns of the file) -> ")
+    assert f"sqlite {config.parent / 'out.db'} table " in slot
+    found = json.loads(run("check-config", "--json", "--config", str(config)).stdout)
+    assert found["slot"]["meter"]["output"]["stream"] == "dev-1/meter"
+
+
+def test_the_configuration_is_named_by_the_environment(config: Path) -> None:
+    assert run("check-config", FIELDCAST_CONFIG=str(config)).stdout.startswith(f"{config}: ok")
+
+
+def test_the_profile(config: Path) -> None:
+    found = json.loads(run("profile", "--json").stdout)
+    assert found["python"].split(".")[:2] == [str(part) for part in sys.version_info[:2]]
+    assert "msgspec" in found["distributions"]
+    shown = run("profile").stdout
+    assert f"  msgspec {found['distributions']['msgspec']}" in shown.splitlines()
+    assert "onnxruntime   providers" in shown
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    command = [sys.executable, "-I", "-c", "from edge_agent.cli import main; main()", "profile", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["check-config"], ["status"], ["release"], ["release", "list"], ["profile"]]
+)
+def test_help_cuts_no_summary(command: list[str]) -> None:
+    shown = run(*command, "--help").stdout
+    assert "..." not in shown.replace("[ARGS]...", "")
+
+
+# --- a real agent ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetSimulator]:
+    if not Path(EXECUTABLE).exists():
+        pytest.skip("mosquitto is not installed")
+    with Mosquitto() as broker, FleetSimulator(tmp_path_factory.mktemp("fleet") / "f", broker.url) as found:
+        yield found
+
+
+def test_a_device_running_and_stopped(fleet: FleetSimulator) -> None:
+    agent, _ = fleet.settled()
+    environment = {"FIELDCAST_CONFIG": str(agent.config)}
+    lines = run("status", **environment).stdout.splitlines()
+    assert lines[0] == f"device {agent.device} of fleet {fleet.home.fleet}: agent running, pid {agent.pid}, connected"
+    assert lines[1].startswith("slot meter: runs meter@1, ")
+    assert lines[2].startswith("channel staging: metadata expires ")
+
+    refused = run("release", "rollback", "--json", **environment)
+    assert refused.exit_code == 1
+    assert "no earlier committed release" in json.loads(refused.stdout)["answer"]
+
+    fleet.release(fleet.write("bad.py", author.careless()))
+    agent.until_ended("meter@2", "rolled_back")
+    shown = run("status", **environment).stdout
+    assert "  last offered: meter@2 (rolled back)" in shown
+    assert "  because output: " in shown
+
+    assert agent.stop() == 0
+    stopped = run("status", **environment)
+    assert stopped.exit_code == 0
+    assert "agent not running" in stopped.stdout.splitlines()[0]
+    assert json.loads(run("status", "--json", **environment).stdout)["running"] is False
+
+    listed = run("release", "list", **environment).stdout.splitlines()
+    assert [line[:9] for line in listed] == ["  meter@2", "* meter@1"]
+    assert " rolled back  output: " in listed[0]
+    assert listed[1].endswith("committed")
+    assert [row["active"] for row in json.loads(run("release", "list", "--json", **environment).stdout)] == [
+        False,
+        True,
+    ]
+    assert run("release", "list", "--slot", "other", **environment).stdout == ""
+
+    asked = run("release", "rollback", **environment)
+    assert (asked.exit_code, asked.stdout) == (0, "asked; the agent is not running and does it when it starts\n")

@@ -1,0 +1,105 @@
+"""A release is tried once, by a real worker, before anything is signed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_agent import rehearsal
+from edge_agent.contract.errors import ReasonCode
+from edge_agent.rehearsal import rehearse
+from publisher.packaging import Package
+from tests.simulators.processes import children, descriptors
+from tests.simulators.release import Releases
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    return Releases(tmp_path_factory.mktemp("releases"))
+
+
+def written(directory: Path, package: Package) -> Path:
+    (directory / "blobs").mkdir()
+    (directory / "manifest.json").write_bytes(package.data)
+    for digest, data in package.blobs.items():
+        (directory / "blobs" / digest.hex).write_bytes(data)
+    return directory
+
+
+def test_a_good_release_passes_in_words_and_is_cleaned_up(releases: Releases, tmp_path: Path) -> None:
+    before = children(), descriptors()
+    note = tmp_path / "note"
+    package = releases.pack([releases.module.Act(note=str(note))], self_test=[[1.0], [2.0]])
+    found = rehearse(written(tmp_path, package))
+    assert found.ok, found
+    assert "2 rows in, 2 out, equal within" in found.words
+    # The self-test's own copy, and the one that would have served.
+    assert [line.split()[0] for line in note.read_text().splitlines()][-2:] == ["cleanup", "cleanup"]
+    assert (children(), descriptors()) == before
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        ("raise in load", ReasonCode.START, "no such sensor"),
+        ("exit in load", ReasonCode.EXITED, "status 7"),
+        ("hang in load", ReasonCode.START, "not ready after"),
+        ("fd in load", ReasonCode.EXITED, "the worker"),
+    ],
+)
+def test_a_bad_release_fails_with_a_reason(
+    releases: Releases, tmp_path: Path, how: str, code: ReasonCode, words: str
+) -> None:
+    before = children()
+    package = releases.pack([releases.module.Act(how=how)], start_seconds=1.0 if how == "hang in load" else 30.0)
+    found = rehearse(written(tmp_path, package))
+    assert not found.ok
+    assert found.reasons[0].code is code
+    assert words in found.reasons[0].message
+    assert children() == before
+
+
+def test_a_worker_that_talks_nonsense_is_a_reason(
+    releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nonsense(self: object) -> None:
+        raise ValueError("message starts with 0x1")
+
+    monkeypatch.setattr(rehearsal.Member, "receive", nonsense)
+    found = rehearse(written(tmp_path, releases.pack([releases.module.Act()])))
+    assert [reason.code for reason in found.reasons] == [ReasonCode.EXITED]
+
+
+def test_tampered_and_missing_blobs_are_reasons(releases: Releases, tmp_path: Path) -> None:
+    directory = written(tmp_path, releases.pack([releases.module.Act()]))
+    (blob,) = (directory / "blobs").iterdir()
+    blob.write_bytes(b"else")
+    found = rehearse(directory)
+    assert [reason.code for reason in found.reasons] == [ReasonCode.CONTENT]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_it_prints_one_json_object(releases: Releases, tmp_path: Path, broken: bool) -> None:
+    directory = written(tmp_path, releases.pack([releases.module.Act()]))
+    if broken:
+        (directory / "manifest.json").unlink()
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "edge_agent.rehearsal", str(directory)], capture_output=True, text=True, timeout=60
+    )
+    found = json.loads(done.stdout)
+    assert found["ok"] is not broken, done.stderr
+    assert bool(found["reasons"]) == broken
+
+
+def test_main_reports_what_it_cannot_even_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rehearsal", str(tmp_path / "nowhere")])
+    rehearsal.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert "nowhere" in found["reasons"][0]["message"]
