@@ -10,33 +10,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_agent.sdk.arithmetic import Arithmetic as Arithmetic
+    from edge_agent.sdk.code import Code as Code
     from edge_agent.sdk.filter import Filter as Filter
     from edge_agent.sdk.filter import apply as apply
     from edge_agent.sdk.filter import parameters_of as parameters_of
     from edge_agent.sdk.frame import Frame as Frame
+    from edge_agent.sdk.map import Map as Map
     from edge_agent.sdk.onnx_model import OnnxModel as OnnxModel
     from edge_agent.sdk.parallel import Parallel as Parallel
+    from edge_agent.sdk.pass_through import PassThrough as PassThrough
     from edge_agent.sdk.pipeline import Health as Health
     from edge_agent.sdk.pipeline import Input as Input
     from edge_agent.sdk.pipeline import Output as Output
     from edge_agent.sdk.pipeline import Pipeline as Pipeline
     from edge_agent.sdk.pipeline import StageError as StageError
     from edge_agent.sdk.standardize import Standardize as Standardize
+    from edge_agent.sdk.text import Text as Text
     from edge_agent.sdk.window import Window as Window
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Arithmetic": "arithmetic",
+    "Code": "code",
     "Filter": "filter",
     "Frame": "frame",
     "Health": "pipeline",
     "Input": "pipeline",
+    "Map": "map",
     "OnnxModel": "onnx_model",
     "Output": "pipeline",
     "Parallel": "parallel",
+    "PassThrough": "pass_through",
     "Pipeline": "pipeline",
     "StageError": "pipeline",
     "Standardize": "standardize",
+    "Text": "text",
     "Window": "window",
     "apply": "filter",
     "parameters_of": "filter",

@@ -80,22 +80,19 @@ def all_of(source: Source) -> tuple[set[str], bool]:
 
     The `__all__` of another module, joined to it, adds names of that module's: no submodules of this one.
     """
-    names: set[str] = set()
-    complete = True
-    for node in ast.walk(source.tree):
-        values: list[ast.expr] = []
-        if (isinstance(node, ast.Assign) and any(map(_is_all, node.targets))) or (
-            isinstance(node, ast.AugAssign | ast.AnnAssign) and _is_all(node.target) and node.value is not None
-        ):
-            values = [node.value]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_all(node.func.value):
-            values = node.args if node.func.attr in ("append", "extend", "insert") else []
-        for value in values:
-            names |= {
-                part.value for part in ast.walk(value) if isinstance(part, ast.Constant) and isinstance(part.value, str)
-            }
-            complete = complete and _is_listed(value)
-    return names, complete
+    values = [value for node in ast.walk(source.tree) for value in _added_to_all(node)]
+    texts = {literal(part) for value in values for part in ast.walk(value) if isinstance(part, ast.Constant)}
+    return {text for text in texts if text}, all(map(_is_listed, values))
+
+
+def _added_to_all(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Assign) and any(map(_is_all, node.targets)):
+        return [node.value]
+    if isinstance(node, ast.AugAssign | ast.AnnAssign) and _is_all(node.target):
+        return [node.value] if node.value is not None else []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_all(node.func.value):
+        return node.args if node.func.attr in ("append", "extend", "insert") else []
+    return []
 
 
 def _is_all(node: ast.expr) -> bool:

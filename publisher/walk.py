@@ -15,7 +15,7 @@ from pathlib import Path
 from publisher import origin
 from publisher.data_files import Reader
 from publisher.declared import Declared, declared_of
-from publisher.imports import Computed, Import, imports_of
+from publisher.imports import Computed, Import, all_of, imports_of
 from publisher.origin import STDLIB, Found, Kind
 from publisher.paths import Evaluator
 from publisher.source import Source, Unparsable, parse

@@ -42,9 +42,9 @@ def load_pipeline(
 
     `tunables` are this device's values by tunable name. The bundles stay mounted; whoever wants them gone passes a
     list for `mounts`, which receives them. `shared` holds mounts by bundle digest (hex) that are used again, and gets
-    the new ones: equal bundles then give the same classes. Raises `WorkerFailed` naming the stage when a class cannot be loaded or
-    constructed (its cause is what the author's code raised), `UpdateRejected` for a manifest that cannot be read; then
-    nothing stays mounted.
+    the new ones: equal bundles then give the same classes. Raises `WorkerFailed` naming the stage when a class cannot
+    be loaded or constructed (its cause is what the author's code raised), `UpdateRejected` for a manifest that cannot
+    be read; then nothing of the attempt stays mounted.
     """
     manifest = parse_manifest((root / "manifest.json").read_bytes())
     settings = _settings(manifest, tunables or {})

@@ -36,7 +36,7 @@ _UNARY: dict[str, Callable[..., Any]] = {
 class Arithmetic(Filter):
     """Apply `operation` to the cells of `columns` (None: all); other columns stay.
 
-    `add`, `subtract`, `multiply`, `divide`, `power`, `remainder`, `minimum` and `maximum` take an `operand`: a number, a
+    `add`, `subtract`, `multiply`, `divide`, `power`, `remainder`, `minimum`, `maximum` take an `operand`: a number, a
     list with one for each of the columns, or the name of a column. `absolute`, `negative`, `sqrt`, `exp`, `log` and
     `round` take none. What has no result, as a division by zero, is infinite or NaN and never a valid output.
 

@@ -22,12 +22,9 @@ def column_of(frame: Frame, name: str) -> Any:
     (place,) = places_of(frame.columns, [name])
     if isinstance(values, np.ndarray):
         return values if values.ndim == 1 else values[..., place]
-    bare = len(frame.columns) == 1
-    return as_values(
-        [row[place] if isinstance(row, list | tuple) else row for row in values]
-        if bare
-        else [row[place] for row in values]
-    )
+    if len(frame.columns) == 1:  # of one column, rows may be bare values
+        return as_values([row[place] if isinstance(row, list | tuple) else row for row in values])
+    return as_values([row[place] for row in values])
 
 
 def places_of(columns: Sequence[str], chosen: Sequence[str]) -> list[int]:
@@ -47,13 +44,10 @@ def change_cells(frame: Frame, chosen: Sequence[str] | None, change: Callable[[A
     values = frame.values
     rows = values.tolist() if isinstance(values, np.ndarray) else values
     if rows and isinstance(rows[0], dict):
-        keys = None if chosen is None else set(chosen)
-        changed = [
-            {key: change(cell) if keys is None or key in keys else cell for key, cell in row.items()} for row in rows
-        ]
-        return frame.with_values(changed, ())
+        return frame.with_values(_changed_dicts(rows, chosen, change), ())
     places = None if chosen is None else set(places_of(frame.columns, chosen))
-    if rows and isinstance(rows[0], list | tuple):
+    wide = bool(rows) and isinstance(rows[0], list | tuple)
+    if wide:
         changed = [
             [change(cell) if places is None or place in places else cell for place, cell in enumerate(row)]
             for row in rows
@@ -61,12 +55,20 @@ def change_cells(frame: Frame, chosen: Sequence[str] | None, change: Callable[[A
     else:
         changed = [change(cell) for cell in rows]
     result = as_values(changed) if changed else changed
-    nested = isinstance(result, np.ndarray) and result.ndim > (2 if rows and isinstance(rows[0], list | tuple) else 1)
-    return frame.with_values(changed if nested else result, frame.columns)
+    grown = isinstance(result, np.ndarray) and result.ndim > 1 + wide  # cells that became lists of numbers stay lists
+    return frame.with_values(changed if grown else result, frame.columns)
+
+
+def _changed_dicts(rows: list[Any], chosen: Sequence[str] | None, change: Callable[[Any], Any]) -> list[dict[Any, Any]]:
+    keys = None if chosen is None else set(chosen)
+    return [{key: change(cell) if keys is None or key in keys else cell for key, cell in row.items()} for row in rows]
 
 
 def stacked(columns: Sequence[Any], rows: int) -> Any:
-    """Return columns side by side: an array where all are numbers, else a list of rows; a bare value fills its column."""
+    """Return columns side by side: an array where all are numbers, else a list of rows.
+
+    A value that is no column fills one. Raises `ValueError` for a column of another length than `rows`.
+    """
     full = [column if _is_column(column) else [column] * rows for column in columns]
     for place, column in enumerate(full):
         if len(column) != rows:

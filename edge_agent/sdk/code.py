@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_agent.sdk.cells import column_of, stacked
 from edge_agent.sdk.filter import Filter
-from edge_agent.sdk.frame import Frame
+from edge_agent.sdk.frame import Frame, as_values
 
 __all__ = ["Code"]
 
@@ -34,9 +34,9 @@ class Code(Filter):
     """Compute an expression, `Code("a + b * 2")`, or a function body with `return`, over columns by name.
 
     A column is an array if its cells are numbers, else a list. `values` is the whole batch and `frame` the `Frame`,
-    unless columns are called so. `imports` lists modules as in an import statement: `["math", "numpy as np"]`; no others
-    can be imported. The result is one value for each row, one for all, a tuple of columns, or a dict of columns by name;
-    `columns` names what comes out otherwise.
+    unless columns are called so. `imports` lists modules as an import statement does, `["math", "numpy as np"]`; no
+    others can be imported. The result is one value for each row, one for all, a tuple of columns, or a dict of columns
+    by name; `columns` names what comes out otherwise.
 
     Raises `ValueError` with the line for source that does not parse, has no `return`, or imports what is not named.
     """
@@ -64,7 +64,8 @@ class Code(Filter):
 
     def initialize(self) -> None:
         """Import what is named. Raises `ImportError` where the device does not have it."""
-        self._globals = {"__builtins__": _BUILTINS, "__name__": "code"}
+        self._forget()
+        self._globals |= {"__builtins__": _BUILTINS, "__name__": "code"}
         for name, module in self.modules().items():
             found = importlib.import_module(module)
             top = name.partition(".")[0]
@@ -112,6 +113,8 @@ class Code(Filter):
             result = stacked(result, rows)
         elif np.ndim(result) == 0 and not isinstance(result, list):
             result = stacked([result], rows)
+        elif isinstance(result, list):
+            result = as_values(result)
         if len(result) != rows:
             return result  # for the caller to judge
         return frame.with_values(result, tuple(self.columns or ()))
@@ -145,6 +148,8 @@ def _parsed(source: Any) -> ast.Module:
         tree = ast.parse(text)
         if not any(isinstance(node, ast.Return) for node in _own(tree)):
             raise ValueError("Code: a function body needs a `return`")
+        if any(isinstance(node, ast.Yield | ast.YieldFrom | ast.Await) for node in _own(tree)):
+            raise ValueError("Code: a function body returns its result at once: it can neither yield nor await")
         _compile(tree, [])
     except SyntaxError as error:
         raise ValueError(f"Code, line {error.lineno}: {error.msg}: {(error.text or '').strip()}") from None

@@ -27,6 +27,7 @@ class Estimator(Filter):
 
     def __init__(self, method: str = "") -> None:
         super().__init__(method=method)
+        self.method = method
         self.estimator: Any = None
 
     @classmethod

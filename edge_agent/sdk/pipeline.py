@@ -33,8 +33,8 @@ class Pipeline(Container):
 
     `stages` are filters or `(name, filter)` pairs; a filter alone is named after its class in lower case. A `Parallel`
     or another pipeline may be a stage too: of a nested one only stages, tunables and output columns count. `input`
-    and `output` declare columns, units, rate and valid ranges; they are needed to push. `tunable` names parameters that a
-    device's configuration may set: `threshold`, or `stage.threshold` where several stages have one. `self_test` is
+    and `output` declare columns, units, rate and valid ranges; they are needed to push. `tunable` names parameters that
+    a device's configuration may set: `threshold`, or `stage.threshold` where several stages have one. `self_test` is
     input that every device tries before it lets a release near live data: rows, a `Frame`, or the path of a CSV file
     (relative to the calling file) with a header of column names. `health` is what a candidate must show in probation.
 

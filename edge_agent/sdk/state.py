@@ -145,7 +145,9 @@ def _changed(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what of `learned` differs from `fresh`: the plain part, and what goes into a pickle; refuse the rest."""
     changed: dict[str, Any] = {}
-    other, pickled, refused = {}, {}, {}
+    other: dict[str, str] = {}
+    pickled: dict[str, Any] = {}
+    refused: dict[str, str] = {}
     for name, value in learned.items():
         try:
             data = plain.encode(value, f"{type(target).__qualname__}.{name}")

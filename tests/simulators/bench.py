@@ -264,6 +264,11 @@ class Bench:
         until(settled, what="an end of the helper threads' work")
         self.updater.tick(self.now)
 
+    def finish_work(self) -> None:
+        """Let the helper threads finish what they have; the updater has not heard of it yet."""
+        for helper in (self.updater._verifier, self.updater._deployer._helper):
+            helper._thread.submit(lambda: None).result(10.0)
+
     def tick_at(self, now: float) -> None:
         """Let time pass."""
         self.now = now

@@ -126,13 +126,16 @@ def tell(count: Count, *, final: bool) -> None:
 
 
 def connected(host: str, port: int, name: str) -> paho.Client:
-    """Return a client that keeps its session over a broken connection."""
+    """Return a client that keeps its session over a broken connection.
+
+    mosquitto 2.0.11 does not keep a session over its own restart that began with a clean start.
+    """
     client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
     client.max_inflight_messages_set(200)
     client.reconnect_delay_set(0.1, 0.3)  # type: ignore[arg-type]
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = 3600
-    client.connect(host, port, clean_start=paho.MQTT_CLEAN_START_FIRST_ONLY, properties=properties)
+    client.connect(host, port, clean_start=False, properties=properties)
     return client
 
 

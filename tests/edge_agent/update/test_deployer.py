@@ -448,7 +448,7 @@ def bring_to(bench: Bench, state: State, release: Release, stable: Release | Non
         bench.updater.announced(CHANNEL, envelope, bench.now)
         deadline = 1000
         while bench.store.under_way(SLOT) is None or bench.newest.state is not state:
-            bench.updater._deployer._helper.submit(lambda: None).result(10.0)
+            bench.finish_work()
             if state is State.FETCHING:
                 bench.gate.clear()
             bench.updater.tick(bench.now)

@@ -358,7 +358,7 @@ def test_a_candidate_withdrawn_midway_gives_way_to_what_is_wanted(running: Runni
 def test_a_newer_release_overtakes_one_that_is_being_fetched(bench: Bench) -> None:
     one, two = bench.release("one"), bench.release("two")
     bench.updater.announced(CHANNEL, bench.envelope(one), bench.now)
-    bench.updater._deployer._helper.submit(lambda: None).result(10.0)
+    bench.finish_work()
     bench.gate.clear()
     bench.updater.tick(bench.now)
     assert bench.newest.state is State.FETCHING
