@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import io
+import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -199,6 +200,8 @@ class _Writer(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Do what cloudpickle does, without tracker ids, and take notes."""
+        if isinstance(obj, io.IOBase):  # cloudpickle would ship what the file holds, and open nothing there
+            raise pickle.PicklingError(f"an open file ({getattr(obj, 'name', type(obj).__name__)})")
         found = super().reducer_override(obj)
         if isinstance(obj, CodeType):
             self._note_imports(obj)
@@ -246,12 +249,9 @@ class _Writer(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _untracked(found: Any) -> Any:
-    """Return cloudpickle's recipe for a class without the random id that tells processes apart."""
-    if isinstance(found, tuple) and getattr(found[0], "__name__", "") in (
-        "_make_skeleton_class",
-        "_make_skeleton_enum",
-    ):
-        place = -2  # (…, class_tracker_id, extra)
-        arguments = (*found[1][:place], None, *found[1][place + 1 :])
-        return (found[0], arguments, *found[2:])
-    return found
+    """Return cloudpickle's recipe for a class without what tells processes apart: a random id, pickle's own cache."""
+    if not isinstance(found, tuple) or not getattr(found[0], "__name__", "").startswith("_make_skeleton_"):
+        return found
+    maker, arguments, (attributes, slots), *rest = found
+    attributes.pop("__slotnames__", None)
+    return (maker, (*arguments[:-2], None, arguments[-1]), (attributes, slots), *rest)  # (…, tracker id, extra)

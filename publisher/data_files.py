@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from publisher.bindings import Scope
-from publisher.paths import COMPUTED, Evaluator, Value, only_return
+from publisher.path_values import COMPUTED, only_return
+from publisher.paths import Evaluator
 from publisher.source import Source
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Reader:
 
     def _judge(self, node: ast.expr, scope: Scope) -> bool:
         """Judge one expression; True when it is a path as a whole, so its parts need no look of their own."""
-        value = self.evaluator.value(node, scope)
+        value = None if _is_target(node) else self.evaluator.value(node, scope)
         if value is COMPUTED:
             self._computed(node, scope)
             return True
@@ -146,12 +147,10 @@ class Reader:
             return _is_followed(parent.target)
         if isinstance(parent, ast.Return):
             return self._is_simple_result(parent, scope)
-        seen = (
-            ast.NamedExpr | ast.arguments | ast.withitem | ast.Expr | ast.Compare | ast.FormattedValue | ast.AugAssign
-        )
-        return isinstance(parent, seen) or (
-            isinstance(parent, ast.BinOp) and isinstance(scope.parents[parent], ast.AugAssign)
-        )
+        if isinstance(parent, ast.BinOp):
+            return isinstance(scope.parents[parent], ast.AugAssign)
+        harmless = ast.NamedExpr | ast.arguments | ast.withitem | ast.Expr | ast.Compare | ast.FormattedValue
+        return isinstance(parent, harmless | ast.AugAssign)
 
     def _is_simple_result(self, node: ast.Return, scope: Scope) -> bool:
         owner = scope.owner(node)
@@ -188,16 +187,13 @@ class Reader:
         name = ast.unparse(node.func).rpartition(".")[2]
         if name not in _READERS or self.walk.declared.data:
             return
+        if self.evaluator.is_local(node.func, scope):
+            return
         first: ast.expr | None = node.args[0] if node.args else None
         mode = node.args[1] if len(node.args) > 1 else None
-        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
-            inner = node.func.value
-            if ast.unparse(inner.func).rpartition(".")[2] not in ("Path", "PosixPath") or len(inner.args) != 1:
-                return
-            first, mode = inner.args[0], node.args[0] if node.args else None
-        elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in scope.imported:
-            return  # a method of some object, not a module's function
-        value: Value = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in scope.imported:
+            first, mode = _plain_path(node.func.value, scope), first  # a method of a path, or of an object unknown
+        value = self.evaluator.value(first, scope) if first is not None else None
         if not isinstance(value, str) or not value or "://" in value or _writes(mode, node):
             return
         if Path(value).is_absolute() and not Path(value).is_relative_to(self.walk.target.root):
@@ -226,11 +222,26 @@ class Reader:
         return os.path.relpath(path, self.walk.target.root)
 
 
+def _plain_path(node: ast.expr, scope: Scope) -> ast.expr | None:
+    """The `name` in `Path(name)`, or in what a variable was bound to."""
+    if isinstance(node, ast.Name):
+        values = [value for owner in scope.owners(node) for value in scope.assigned.get((owner, node.id), [])]
+        node = values[0] if len(values) == 1 and values[0] is not None else node
+    if isinstance(node, ast.Call) and len(node.args) == 1:
+        name = ast.unparse(node.func).rpartition(".")[2]
+        return node.args[0] if name in ("Path", "PosixPath") else None
+    return None
+
+
 def _is_followed(target: ast.expr) -> bool:
     """Whether a binding is one that paths are followed through: a name, or an attribute of `self` or `cls`."""
     if isinstance(target, ast.Attribute):
         return isinstance(target.value, ast.Name) and target.value.id in ("self", "cls")
     return isinstance(target, ast.Name)
+
+
+def _is_target(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
 
 
 def _matches(base: Path, pattern: str) -> list[Path]:

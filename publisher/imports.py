@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from publisher.source import Source
+from publisher.surroundings import on_device
 
 __all__ = ["Computed", "Import", "all_of", "imports_of", "literal", "statement_imports"]
 
@@ -28,7 +29,7 @@ class Import:
 
     `names` is empty for `import a.b`, else what stands after `from a.b import`. `bound` pairs each local name with the
     name it stands for. Imports of equal non-zero `group` are alternatives: one that can be found is enough, and where
-    the group is negative the code goes on without any of them.
+    the group is negative the code goes on without any of them. `dead` stands in a branch that no device takes.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Import:
     group: int = 0
     bound: tuple[tuple[str, str, str | None], ...] = ()
     problem: str = ""
+    dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,13 @@ class _Reader:
         self.source = source
         self.groups = 0
         self.aliases = dict(_function_aliases(source.tree))
+        self.names = dict(_bound_once(source.tree))
+
+    def is_alternative(self, node: ast.stmt) -> bool:
+        """Whether the imports in a statement stand for each other; the condition may have been given a name."""
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id in self.names:
+            return _is_alternative(ast.If(self.names[node.test.id], node.body, node.orelse))
+        return _is_alternative(node)
 
     def statements(self, body: list[ast.stmt], group: int) -> Iterator[Import | Computed]:
         for statement in body:
@@ -140,7 +149,15 @@ class _Reader:
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from statement_imports(node, self.source, group)
             return
-        if group == 0 and _is_alternative(node):
+        verdict = on_device(node.test, self.names) if isinstance(node, ast.If) else None
+        if isinstance(node, ast.If) and verdict is not None:
+            live, dead = (node.body, node.orelse) if verdict else (node.orelse, node.body)
+            yield from self.calls(node.test, group)
+            yield from self.statements(live, group)
+            for item in self.statements(dead, group):
+                yield replace(item, dead=True) if isinstance(item, Import) else item
+            return
+        if group == 0 and self.is_alternative(node):
             self.groups += 1
             group = -self.groups if _is_optional(node) else self.groups
         for child in ast.iter_child_nodes(node):
@@ -227,6 +244,15 @@ def _function_aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
             for alias in node.names:
                 if alias.name in _FUNCTIONS | _FILE_LOADERS:
                     yield alias.asname or alias.name, alias.name
+
+
+def _bound_once(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """The names that a module's top level binds by one plain assignment."""
+    names = [part.id for part in ast.walk(tree) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and names.count(target.id) == 1:
+            yield target.id, node.value
 
 
 def _hidden(node: ast.Call) -> str:

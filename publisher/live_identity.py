@@ -35,7 +35,14 @@ _VERSION = "fieldcast-live-1"
 _DEPTH_MAX = 100
 _UNSEEN = {
     *("__dict__", "__weakref__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__"),
-    *("__abstractmethods__", "_abc_impl", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+    *(
+        "__abstractmethods__",
+        "_abc_impl",
+        "__slotnames__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations_cache__",
+    ),
 }
 _READS_DOCS = {"__doc__", "getdoc"}
 _ANNOTATIONS = __future__.annotations.compiler_flag

@@ -16,15 +16,18 @@ from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import AuthorError, UpdateRejected
 from edge_agent.contract.manifest import FORMAT, Manifest, ModelRef, Stage, encode_manifest, parse_manifest
 from edge_agent.sdk import selftest
+from edge_agent.sdk.code import Code as Snippet
 from edge_agent.sdk.container import Container, Member
 from edge_agent.sdk.filter import Filter, parameters_of
 from edge_agent.sdk.onnx_model import OnnxModel
 from edge_agent.sdk.parameters import encode_parameters
 from edge_agent.sdk.pickled import Written, dumps
 from edge_agent.sdk.pipeline import Pipeline
+from edge_agent.sdk.serializable import require_serializable
 from edge_agent.sdk.state import capture, is_pickled
 from publisher.code import Code, Way, pack_code, way_of
 from publisher.onnx_header import read_opsets
+from publisher.origin import STDLIB, distribution_of
 from publisher.requirements import join, join_pythons, pins_of
 
 __all__ = ["Package", "pack"]
@@ -55,6 +58,7 @@ def pack(
     Raises `AuthorError` for what cannot be shipped.
     """
     _check_declared(pipeline, columns=declared)
+    require_serializable(pipeline)
     packer = _Packer(root, require_portable=require_portable)
     stages = [packer.stage(name, member) for name, member in pipeline.stages]
     manifest = Manifest(
@@ -112,6 +116,8 @@ class _Packer:
         except (AuthorError, TypeError) as error:
             raise AuthorError(f"stage {name!r}: {error}") from error
         code = self._code(name, type(member), way, state.named)
+        if isinstance(member, Snippet):
+            self.requires += _imported(name, member)
         self._require(name, code, state)
         return Stage(
             name=name,
@@ -191,6 +197,18 @@ class _Packer:
             except ValueError as error:
                 raise AuthorError(f"{where}: {error}") from None
         return ModelRef(blob=self._blob(data), name=path.name, opsets=opsets)
+
+
+def _imported(name: str, member: Snippet) -> list[str]:
+    """Return the distributions whose modules a snippet imports."""
+    found = {module: distribution_of(module) for module in member.modules().values()}
+    for module, distribution in found.items():
+        if distribution is None and module.partition(".")[0] not in STDLIB:
+            raise AuthorError(
+                f"stage {name!r}: {module} belongs to no installed distribution, and a snippet ships no modules: "
+                "write a filter that imports it"
+            )
+    return [distribution for distribution in found.values() if distribution]
 
 
 @dataclass

@@ -7,29 +7,19 @@ module's own place but goes on with something that only running the program coul
 from __future__ import annotations
 
 import ast
-import os
-from collections.abc import Iterable, Mapping
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
 
 from publisher.bindings import Scope
 from publisher.origin import Kind, Roots
+from publisher.path_values import COMPUTED, Computed, Value, choices, join, last, method, one_of, only_return
 from publisher.source import Source
 
-__all__ = ["COMPUTED", "Computed", "Evaluator", "Scope", "Value"]
+__all__ = ["Evaluator"]
 
 _DEPTH_LIMIT = 60
 
 
-class Computed(Enum):
-    """A path that begins at the module's own place and ends in something computed."""
-
-    COMPUTED = "computed"
-
-
-COMPUTED = Computed.COMPUTED
-Value = Path | str | int | Computed | None
-_SAME = {"resolve", "absolute", "as_posix", "expanduser", "__str__", "__fspath__", "strip"}
 _SAME_FUNCTIONS = {"str", "fspath", "abspath", "realpath", "normpath", "expanduser", "as_file", "normcase"}
 _SAME_FUNCTIONS |= {"enter_context", "fsdecode"}
 _RESOURCE_READERS = {"open_text", "open_binary", "read_text", "read_binary", "is_resource", "get_data"}
@@ -52,6 +42,12 @@ class Evaluator:
             self._scopes[source.module] = Scope(source)
         return self._scopes[source.module]
 
+    def is_local(self, function: ast.expr, scope: Scope) -> bool:
+        """Tell whether a function that is called by name is the author's own."""
+        if isinstance(function, ast.Name) and function.id in scope.functions:
+            return True
+        return self._meaning(function, scope)[0] in self.modules
+
     def value(self, node: ast.expr, scope: Scope) -> Value:
         """Return what `node` evaluates to, None when it has nothing to do with the module's place."""
         if id(node) in self._busy or len(self._busy) > _DEPTH_LIMIT:
@@ -72,7 +68,7 @@ class Evaluator:
         if isinstance(node, ast.BinOp):
             return self._operator(node, scope)
         if isinstance(node, ast.IfExp | ast.BoolOp):
-            return _one_of(self.value(part, scope) for part in _choices(node))
+            return one_of(self.value(part, scope) for part in choices(node))
         if isinstance(node, ast.JoinedStr):
             return self._joined_text(node, scope)
         if isinstance(node, ast.Subscript):
@@ -100,7 +96,7 @@ class Evaluator:
         if len(values) == 1:
             found = self.value(values[0], scope) if values[0] is not None else None
             return None if found is COMPUTED else found
-        return _one_of(self.value(value, scope) for value in values if value is not None)
+        return one_of(self.value(value, scope) for value in values if value is not None)
 
     def _constant(self, module: str, attr: str | None) -> Value:
         source = self.modules.get(module)
@@ -129,15 +125,23 @@ class Evaluator:
             return names.get(node.attr)
         module, attr = self._meaning(node.value, scope)
         if module in self.modules and not attr:
-            return self.modules[module].origin if node.attr == "__file__" else self._constant(module, node.attr)
-        if module:
-            return self._constant(f"{module}.{attr}" if attr else module, node.attr)
-        return self._anywhere(node.attr)
+            source = self.modules[module]
+            return source.origin if node.attr == "__file__" else self._constant(module, node.attr)
+        found = self._constant(f"{module}.{attr}" if attr else module, node.attr) if module else None
+        if found is None and (not module or module in self.modules):
+            found = COMPUTED if self._is_own_file(node) else self._anywhere(node.attr)
+        return found
+
+    def _is_own_file(self, node: ast.Attribute) -> bool:
+        """Whether an attribute may be the file of some local module that is found at run time."""
+        text = ast.unparse(node.value)
+        return node.attr == "__file__" or (node.attr == "origin" and "find_spec" in text)
 
     def _meaning(self, node: ast.expr, scope: Scope) -> tuple[str, str]:
         """The module that an expression is, or the module and what is taken from it; empty for anything else."""
-        head, _, rest = ast.unparse(node).partition(".")
-        if head not in scope.imported:
+        text = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+        head, _, rest = text.partition(".")
+        if head not in scope.imported or not text.replace(".", "").isidentifier():
             return "", ""
         module, attr = scope.imported[head]
         dotted = ".".join(part for part in (module, attr, rest) if part)
@@ -192,7 +196,7 @@ class Evaluator:
     def _operator(self, node: ast.BinOp, scope: Scope) -> Value:
         left, right = self.value(node.left, scope), self.value(node.right, scope)
         if isinstance(node.op, ast.Div):
-            return _join(left, right)
+            return join(left, right)
         if isinstance(node.op, ast.Add):
             if isinstance(left, str) and isinstance(right, str):
                 return left + right
@@ -217,30 +221,53 @@ class Evaluator:
 
     def _item(self, node: ast.Subscript, scope: Scope) -> Value:
         index = self.value(node.slice, scope)
+        text = ast.unparse(node.value)
+        if text.endswith("__path__"):
+            return self._search(text.removesuffix("__path__").rstrip("."), scope) if index == 0 else COMPUTED
         if isinstance(node.value, ast.Attribute) and node.value.attr == "parents":
             base = self.value(node.value.value, scope)
             if isinstance(base, Path):
                 return base.parents[index] if isinstance(index, int) and index < len(base.parents) else COMPUTED
-        if isinstance(node.value, ast.Call) and _last(node.value.func) in ("splitext", "split") and node.value.args:
-            base = self.value(node.value.args[0], scope)
-            if isinstance(base, Path) and isinstance(index, int) and index in (0, 1):
-                if _last(node.value.func) == "splitext":
-                    return base.suffix if index else base.with_suffix("")
-                return base.name if index else base.parent
+        if isinstance(node.value, ast.Call):
+            return self._cut(node.value, index, scope)
+        return COMPUTED if isinstance(self.value(node.value, scope), Path | Computed) else None
+
+    def _cut(self, node: ast.Call, index: Value, scope: Scope) -> Value:
+        """A part of a path that was split: by `os.path`, or as text."""
+        function = last(node.func)
+        base = self.value(node.args[0], scope) if node.args else None
+        if function in ("splitext", "split") and isinstance(base, Path):
+            if not isinstance(index, int) or index not in (0, 1):
+                return COMPUTED
+            if function == "splitext":
+                return base.suffix if index else base.with_suffix("")
+            return base.name if index else base.parent
+        text = self.value(node.func.value, scope) if isinstance(node.func, ast.Attribute) else None
+        if isinstance(text, Path):
+            whole = function in ("rsplit", "rpartition") and base == "/" and len(node.args) <= 2
+            return text.parent if whole and index == 0 else COMPUTED
         return None
 
+    def _search(self, package: str, scope: Scope) -> Value:
+        """The first directory of a package's `__path__`; its own, when no package is named."""
+        if not package:
+            return scope.source.origin.parent
+        return self._package(ast.Name(package, ast.Load()), None, scope)
+
     def _call(self, node: ast.Call, scope: Scope) -> Value:
-        function = _last(node.func)
+        function = last(node.func)
         arguments = [self.value(item, scope) for item in node.args if not isinstance(item, ast.Starred)]
         if len(arguments) != len(node.args):
             return COMPUTED if any(isinstance(item, Path) for item in arguments) else None
         base = self.value(node.func.value, scope) if isinstance(node.func, ast.Attribute) else None
         if isinstance(base, Path):
-            return _method(base, function, arguments)
+            return method(base, function, arguments)
         if function in ("Path", "PurePath", "PosixPath", "PurePosixPath", "join") and arguments:
-            return _join(arguments[0], *arguments[1:])
+            return join(arguments[0], *arguments[1:])
         if function in _SAME_FUNCTIONS and len(arguments) >= 1:
             return arguments[0] if isinstance(arguments[0], Path | Computed) else None
+        if function in ("dirname", "basename") and arguments and arguments[0] is COMPUTED:
+            return COMPUTED
         if function in ("dirname", "basename") and isinstance(arguments[0] if arguments else None, Path):
             path = Path(str(arguments[0]))
             return path.parent if function == "dirname" else path.name
@@ -250,7 +277,7 @@ class Evaluator:
         """A path below a package, through `importlib.resources`, `pkgutil` or `pkg_resources`."""
         if function in _RESOURCE_READERS or (function == "path" and len(arguments) == 2):
             anchor = self._package(node.args[0], arguments[0], scope) if arguments else None
-            return _join(anchor, *arguments[1:]) if anchor else None
+            return join(anchor, *arguments[1:]) if anchor else None
         if function == "files":
             anchor_node = node.args[0] if node.args else next((k.value for k in node.keywords), None)
             if anchor_node is None:
@@ -270,7 +297,9 @@ class Evaluator:
         if owner is not None:
             return owner[1].source.origin
         module, name = self._meaning(node, scope)
-        return self.modules[module].origin if module in self.modules and not name else None
+        if module in self.modules and not name:
+            return self.modules[module].origin
+        return None if module else COMPUTED
 
     def _package(self, node: ast.expr, value: Value, scope: Scope) -> Path | None:
         name = value if isinstance(value, str) else None
@@ -297,66 +326,7 @@ class Evaluator:
         return self.value(returned, scope) if returned is not None else None
 
 
-def only_return(function: ast.FunctionDef) -> ast.expr | None:
-    """The expression that a function without parameters returns, when it does nothing else."""
-    body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
-    if len(body) == 1 and isinstance(body[0], ast.Return) and ast.unparse(function.args) in ("", "self", "cls"):
-        return body[0].value
-    return None
-
-
-def _choices(node: ast.IfExp | ast.BoolOp) -> list[ast.expr]:
-    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else node.values
-
-
-def _one_of(values: Iterable[Value]) -> Value:
-    """The one path among the values that a name may have; computed when directories differ, for a path goes on there.
-
-    Files that differ were each found where they were bound.
-    """
-    found = list(dict.fromkeys(value for value in values if isinstance(value, Path | Computed)))
-    if len(found) == 1:
-        return None if found[0] is COMPUTED else found[0]
-    return COMPUTED if any(isinstance(value, Path) and value.is_dir() for value in found) else None
-
-
 def _placed(node: ast.Name, scope: Scope) -> ast.Name:
     """Put a name of ours at the top level of a module, where it is looked up."""
     scope.parents[node] = scope.source.tree
     return node
-
-
-def _join(base: Value, *parts: Value) -> Value:
-    if base is COMPUTED:
-        return COMPUTED
-    if not isinstance(base, Path):
-        return None
-    texts = [str(part) for part in parts if isinstance(part, str | Path)]
-    if len(texts) != len(parts):
-        return COMPUTED
-    return Path(os.path.normpath(base.joinpath(*texts)))
-
-
-def _method(base: Path, name: str, arguments: list[Value]) -> Value:
-    texts = [item for item in arguments if isinstance(item, str)]
-    if name in _SAME:
-        return base
-    if name in ("joinpath", "__truediv__"):
-        return _join(base, *arguments)
-    if name in ("with_name", "with_suffix", "with_stem", "replace") and len(texts) != len(arguments):
-        return COMPUTED
-    if name == "with_name" and texts:
-        return base.with_name(texts[0])
-    if name == "with_suffix" and texts:
-        return base.with_suffix(texts[0])
-    if name == "with_stem" and texts:
-        return base.with_stem(texts[0])
-    if name == "replace" and len(texts) == 2:
-        return Path(str(base).replace(texts[0], texts[1]))
-    return None
-
-
-def _last(node: ast.expr) -> str:
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""

@@ -156,8 +156,10 @@ class _Walker:
                     self.roots.add(value)
 
     def follow(self, item: Import, source: Source) -> None:
+        if item.dead and not is_local(item.module, self.roots, self.walk.target.module):
+            return
         if item.problem:
-            if not item.group:
+            if not item.group and not item.dead:
                 self.walk.refuse(source.origin, item.line, item.problem)
             return
         mine = [name for name in item.names if self.is_shared(f"{item.module}.{name}")]

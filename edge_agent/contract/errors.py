@@ -72,6 +72,7 @@ class ReasonCode(enum.Enum):
     HEARTBEAT = "heartbeat"
     EXITED = "exited"
     BEHIND = "behind"
+    VETO = "veto"
     ATTEMPTS = "attempts"
     ENVIRONMENT = "environment"
     # People

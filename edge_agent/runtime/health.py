@@ -42,17 +42,23 @@ class Verdict(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What one release made of one frame.
 
-    `rows` results came out, `invalid` of them outside the declared output; `error` is empty or says what was raised.
+    `rows` results came out, `invalid` of them outside the declared output; `error` is empty or says what was raised,
+    `veto` what the release's own `health()` said against itself.
     """
 
     rows: int = 0
     invalid: int = 0
     words: str = ""
     error: str = ""
+    veto: str = ""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything counted so far in one probation. Times are seconds on a monotonic clock."""
+    """Everything counted so far in one probation. Times are seconds on a monotonic clock.
+
+    Rows of one frame are correlated, so the tests count frames: `answered_frames` gave results,
+    `invalid_frames` some that were not valid.
+    """
 
     since: float
     samples: int = 0
@@ -60,7 +66,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     failed_frames: int = 0
     outputs: int = 0
     invalid_outputs: int = 0
+    answered_frames: int = 0
+    invalid_frames: int = 0
     blameless: int = 0
+    veto: str = ""
     last_error: str = ""
     last_invalid: str = ""
 
@@ -77,7 +86,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
             failed_frames=self.failed_frames + failed,
             outputs=self.outputs + candidate.rows - excused,
             invalid_outputs=self.invalid_outputs + candidate.invalid - excused,
+            answered_frames=self.answered_frames + (candidate.rows > excused),
+            invalid_frames=self.invalid_frames + (candidate.invalid > excused),
             blameless=self.blameless + excused,
+            veto=candidate.veto if active is None or not active.veto else "",
             last_error=candidate.error or self.last_error,
             last_invalid=candidate.words or self.last_invalid,
         )
@@ -89,7 +101,9 @@ def judge(evidence: Evidence, policy: HealthPolicy, now: float, *, samples: int,
     A rate that the tests have not cleared by then (more failures than the budget explains) keeps it waiting.
     """
     errors = _ratio(evidence.failed_frames, evidence.frames, policy.error_rate_max)
-    invalid = _ratio(evidence.invalid_outputs, evidence.outputs, policy.error_rate_max)
+    invalid = _ratio(evidence.invalid_frames, evidence.answered_frames, policy.error_rate_max)
+    if evidence.veto:
+        return _failing(ReasonCode.VETO, f"the release's own health check says: {evidence.veto}", policy)
     if errors >= _CONDEMN:
         words = f"{evidence.failed_frames} of {evidence.frames} frames failed, last: {evidence.last_error}"
         return _failing(ReasonCode.ERRORS, words, policy)
@@ -106,7 +120,8 @@ def judge(evidence: Evidence, policy: HealthPolicy, now: float, *, samples: int,
 
 
 def _failing(code: ReasonCode, words: str, policy: HealthPolicy) -> Verdict:
-    reason = Reason(code=code, message=f"{words} (budget {policy.error_rate_max:.1%})")
+    budget = "" if code is ReasonCode.VETO else f" (budget {policy.error_rate_max:.1%})"
+    reason = Reason(code=code, message=f"{words}{budget}")
     return Verdict(VerdictKind.FAILING, words, reason)
 
 

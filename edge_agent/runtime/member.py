@@ -61,6 +61,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[list[Any]] = []
     invalid: int = 0
     words: str = ""
+    veto: str = ""
     failure: wire.Failure | None = None
 
 
@@ -251,7 +252,7 @@ def _checked(answer: Answer, newest: int) -> Answer:
 def _rows(header: Header, payload: memoryview) -> Answer:
     count = header.rows
     note = 4 + int.from_bytes(payload[:4], "little")
-    words = decode_json(payload[4:note], str)
+    words = decode_json(payload[4:note], wire.Note)
     heads = array("q", bytes(payload[note : note + 24 * count]))
     body = payload[note + 24 * count :]
     if len(heads) != 3 * count:
@@ -272,7 +273,8 @@ def _rows(header: Header, payload: memoryview) -> Answer:
         timestamps=heads[2 * count :],
         rows=rows,
         invalid=header.invalid,
-        words=words,
+        words=words.invalid,
+        veto=words.veto,
     )
 
 

@@ -85,4 +85,4 @@ class Probation:
 def _outcome(answer: Answer) -> Outcome:
     if answer.failure is not None:
         return Outcome(error=answer.failure.reason.message)
-    return Outcome(rows=len(answer.rows), invalid=answer.invalid, words=answer.words)
+    return Outcome(rows=len(answer.rows), invalid=answer.invalid, words=answer.words, veto=answer.veto)

@@ -8,7 +8,7 @@ guards against a stray writer. Payloads above `INLINE_BYTES` travel in a memfd p
     LOAD      s -> w      JSON `Load`
     LOADED    w -> s      JSON `Loaded`: constructed, initialized, self-tested
     FRAME     s -> w      int64 sequences[rows], int64 timestamps[rows], float64 values[rows x columns]
-    RESULT    w -> s      u32 length and JSON words about invalid rows, int64 sequences[rows], firsts[rows],
+    RESULT    w -> s      u32 length and JSON `Note`, int64 sequences[rows], firsts[rows],
                           timestamps[rows], then float64 values[rows x columns] (flag RAW) or JSON rows;
                           header.invalid counts rows outside the output spec; a WARM batch is answered empty
     ERROR     w -> s      JSON `Failure`: the batch failed (batch > 0), or loading did (batch 0)
@@ -28,7 +28,20 @@ import msgspec
 
 from edge_agent.contract.errors import Reason
 
-__all__ = ["HEADER", "INLINE_BYTES", "Failure", "Flag", "Header", "Kind", "Load", "Loaded", "Ready", "receive", "send"]
+__all__ = [
+    "HEADER",
+    "INLINE_BYTES",
+    "Failure",
+    "Flag",
+    "Header",
+    "Kind",
+    "Load",
+    "Loaded",
+    "Note",
+    "Ready",
+    "receive",
+    "send",
+]
 
 HEADER = struct.Struct("<HBBIQII")  # magic, kind, flags, invalid, batch, rows, columns
 MAGIC = 0xFC01
@@ -93,6 +106,13 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
     load_seconds: float
     self_test: str
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Words beside a result: why rows are invalid, and why the pipeline's own `health()` says no."""
+
+    invalid: str = ""
+    veto: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "main"]
 
 SOCKET_FD = 3
+HEALTH_SECONDS = 1.0
 TRACEBACK_BYTES_MAX = 16_384
 
 
@@ -41,6 +42,7 @@ class Worker:
         self._buffer = bytearray(wire.INLINE_BYTES + 64)
         self._pipeline: Pipeline | None = None
         self._manifest: Manifest | None = None
+        self._health_due, self._vetoed = 0.0, ""
 
     def serve(self, sandbox: dict[str, str]) -> None:
         """Answer messages until STOP or until the supervisor is gone."""
@@ -106,9 +108,17 @@ class Worker:
         invalid, words = invalid_rows(self._manifest.output, result)
         flags, columns, values = _encode_values(result)
         heads = b"".join(part.tobytes() for part in (result.sequences, result.firsts, result.timestamps))
-        note = encode_json(_encodable(words[:300]))
+        note = encode_json(wire.Note(invalid=_encodable(words[:300]), veto=self._veto()))
         header = Header(Kind.RESULT, flags, batch, len(result), columns, min(invalid, 0xFFFFFFFF))
         self._send(header, len(note).to_bytes(4, "little"), note, heads, values)
+
+    def _veto(self) -> str:
+        """Return what the filters' own `health()` say against the release, asked once a second; empty: nothing."""
+        assert self._pipeline is not None
+        if time.monotonic() >= self._health_due:
+            self._health_due = time.monotonic() + HEALTH_SECONDS
+            self._vetoed = _encodable((self._pipeline.health() or "")[:300])
+        return self._vetoed
 
     def _fail(self, batch: int, code: ReasonCode, error: Exception, flags: Flag = Flag.NONE) -> None:
         stage = str(getattr(error, "stage", ""))

@@ -60,10 +60,11 @@ class LogicalPickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Write classes and functions of bundles by logical name, everything else as pickle does."""
-        named = isinstance(obj, type | FunctionType | BuiltinFunctionType)
-        found = self._names(obj) if named and not isinstance(obj, BuiltinFunctionType) else None
-        self.modules.add(found[0] if found else str(getattr(obj if named else type(obj), "__module__", None) or ""))
-        return (logical, found) if found else NotImplemented
+        named = isinstance(obj, type | FunctionType)
+        source = obj if named or isinstance(obj, BuiltinFunctionType) else type(obj)
+        found = self._names(source) if isinstance(source, type | FunctionType) else None
+        self.modules.add(found[0] if found else str(getattr(source, "__module__", None) or ""))
+        return (logical, found) if found and named else NotImplemented
 
 
 def dumps(value: Any, *, names: Names = private_name, owner: Any = None) -> Written:

@@ -18,7 +18,7 @@ __all__ = ["Provenance", "is_remembered", "recall", "remember"]
 _NOTE = "__fieldcast_bundle__"
 _VOLATILE = {
     *(_NOTE, "__abstractmethods__", "_abc_impl", "__doc__", "__annotations__", "__annotations_cache__"),
-    *("__annotate__", "__annotate_func__", "__dict__", "__weakref__", "__static_attributes__"),
+    *("__annotate__", "__annotate_func__", "__dict__", "__weakref__", "__static_attributes__", "__slotnames__"),
 }
 
 

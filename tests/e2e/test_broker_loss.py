@@ -59,15 +59,16 @@ def test_a_broker_killed_in_probation_blames_no_release(
 ) -> None:
     fleet = found(mosquitto.url)
     agent, counter = fleet.settled()
-    signed = fleet.release(fleet.write("second.py", author.scale(3, "shadow_frames=150, probation_frames=150")))
+    patient = "shadow_frames=150, probation_frames=100, probation_seconds=0.5"
+    signed = fleet.release(fleet.write("second.py", author.scale(3, patient)))
     agent.until_ended(signed.name, "shadow")
     mosquitto.kill()
     agent.until(lambda status: status["connection"] != "connected", what="the loss is noticed")
+    assert agent.slot()["state"] == "shadow"
     mosquitto.start()
-    _require_back(agent)
-    counter.until_flows("meter@1", 5)
-    assert agent.slot()["state"] in ("shadow", "live")
-    agent.stop()
+    agent.until_active(signed.name, 20)
+    counter.until_flows(signed.name, 5)
+    assert [one["state"] for one in agent.deployments()] == ["committed", "superseded"]
 
 
 def _without_the_last(ref: BlobRef, index: int, message: bytes) -> bytes:

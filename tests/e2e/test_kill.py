@@ -12,9 +12,9 @@ from tests.simulators.agents import AgentProcess, Counting, alive, workers_of
 from tests.simulators.fleet import FleetSimulator, Signed
 from tests.simulators.waiting import until
 
-LONG = "shadow_frames=100, probation_frames=150, probation_seconds=0.8"
+LONG = "shadow_frames=60, probation_frames=90, probation_seconds=0.6"
 STATES = ("starting", "shadow", "live", "committed")
-DELAYS = (0.0, 0.1, 0.25, 0.4, 0.8, 1.5)
+DELAYS = (0.0, 0.1, 0.3, 0.7, 1.5)
 
 
 def test_killed_in_any_observed_state_the_device_goes_on_with_a_release(fleet: FleetSimulator) -> None:

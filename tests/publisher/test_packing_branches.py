@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_agent.contract.errors import WorkerFailed
+from edge_agent.contract.errors import AuthorError, WorkerFailed
 from edge_agent.contract.manifest import CONTAINERS, encode_manifest, parse_manifest
 from edge_agent.runtime.loader import load_pipeline
 from edge_agent.runtime.namespace import Mount
 from edge_agent.sdk import selftest
+from edge_agent.sdk.code import Code
 from edge_agent.sdk.parallel import Parallel
-from edge_agent.sdk.pipeline import Pipeline
+from edge_agent.sdk.pipeline import Input, Output, Pipeline
+from edge_agent.sdk.standardize import Standardize
 from edge_agent.update.layout import lay_out
 from publisher.packaging import Package, pack
 
@@ -106,6 +109,30 @@ def test_an_order_that_is_none_of_the_branches_is_refused(package, tmp_path):
     assert data != package.data
     with pytest.raises(WorkerFailed, match="does not name each of asis, left, right once"):
         rebuilt(Package(package.manifest, data, package.blobs, []), tmp_path)
+
+
+def test_what_a_snippet_imports_is_required():
+    pipeline = Pipeline(
+        "snippet",
+        [Code("math.pi * np.sqrt(a)", imports=["math", "numpy as np", "msgspec.json"])],
+        input=Input(["a"]),
+        output=Output(["b"]),
+    )
+    assert pack(pipeline).manifest.requires == ["msgspec", "numpy"]
+    pipeline = Pipeline("p", [Code("a", imports=["my_own"])], input=Input(["a"]), output=Output(["b"]))
+    with pytest.raises(AuthorError, match="stage 'code': my_own belongs to no installed distribution"):
+        pack(pipeline)
+
+
+def test_what_cannot_travel_is_refused_before_anything_is_packed():
+    stages = [("one", Standardize()), Parallel({"a": [("two", Standardize())]})]
+    for _, member in Pipeline("p", stages).every_stage():
+        member.lock = threading.Lock()
+    pipeline = Pipeline("q", stages[:1], input=Input(["a"]), output=Output(["b"]))
+    pipeline.add(Parallel({"b": [("three", stages[0][1].__class__())]}))
+    pipeline["three"].call = lambda: 0
+    with pytest.raises(AuthorError, match=r"stage 'one': Standardize.lock is a lock.*; stage 'three': .*call is a lamb"):
+        pack(pipeline)
 
 
 def test_a_container_whose_parameters_mean_nothing_is_refused(package, tmp_path):

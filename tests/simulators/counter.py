@@ -84,19 +84,30 @@ def sample(number: int) -> bytes:
 
 
 class Feed:
-    """Publishes at the rate asked for, until told to stop; ends on a multiple of `block` ids."""
+    """Publishes at the rate asked for, until told to stop; ends on a multiple of `block` ids.
+
+    As a sensor would, it waits while the broker is away: what is under way arrives before anything newer.
+    """
 
     def __init__(self, client: paho.Client, topic: str, count: Count, block: int) -> None:
         self.client, self.topic, self.count, self.block = client, topic, count, block
         self.rate_hz, self.stopping = 0.0, threading.Event()
+        self.arrived, self.broken = 0, False
+        client.on_publish = lambda *_: setattr(self, "arrived", self.arrived + 1)
+        client.on_disconnect = lambda *_: setattr(self, "broken", True)
+
+    def may_publish(self) -> bool:
+        if self.broken and self.arrived == self.count.sent and self.client.is_connected():
+            self.broken = False
+        return self.rate_hz > 0 and not self.broken
 
     def run(self) -> None:
         due = told = time.monotonic()
         while not self.stopping.is_set() or self.count.sent % self.block:
             now = time.monotonic()
-            if self.rate_hz <= 0:
+            if not self.may_publish():
                 due = now
-            while self.rate_hz > 0 and due <= now:
+            while due <= now and self.may_publish():
                 self.client.publish(self.topic, sample(self.count.sent), qos=1)
                 self.count.sent += 1
                 due += 1 / self.rate_hz

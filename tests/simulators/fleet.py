@@ -143,7 +143,7 @@ class FleetSimulator:
         self.agents.append(agent)
         return agent.start() if start else agent
 
-    def settled(self, rate_hz: float = 200.0) -> tuple[AgentProcess, Counting]:
+    def settled(self, rate_hz: float = 120.0) -> tuple[AgentProcess, Counting]:
         """Return a device that runs a committed `meter@1` on live data, and its counter."""
         agent = self.agent()
         counter = self.feed(agent, rate_hz)
@@ -152,7 +152,7 @@ class FleetSimulator:
         counter.until_flows("meter@1")
         return agent, counter
 
-    def feed(self, agent: AgentProcess, rate_hz: float = 200.0, *, block: int = 1) -> Counting:
+    def feed(self, agent: AgentProcess, rate_hz: float = 120.0, *, block: int = 1) -> Counting:
         """Start to feed a device and count its results."""
         counter = Counting(self.url, agent.device, self.directory, block=block)
         self._counters.append(counter)

@@ -84,6 +84,12 @@ class Act(Filter):
             return x * self.factor
         return getattr(self, how.replace(" ", "_"))(x, frame)
 
+    def health(self):
+        return "not today" if self.how == "veto" and self.seen else None
+
+    def veto(self, x, frame):
+        return x * self.factor
+
     def raise_always(self, x, frame):
         raise RuntimeError("broken filter")
 

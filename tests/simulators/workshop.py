@@ -27,7 +27,7 @@ if __name__ == "__main__":
     (out / "manifest.json").write_bytes(package.data)
     for digest, blob in package.blobs.items():
         (out / "blobs" / digest.hex).write_bytes(blob)
-    stages = [[stage.fingerprint, str(stage.bundle and stage.bundle.digest), stage.tag] for stage in package.manifest.stages]
+    stages = [[one.fingerprint, str(one.bundle and one.bundle.digest), one.tag] for one in package.manifest.stages]
     print(json.dumps({"stages": stages, "warnings": package.warnings, "requires": package.manifest.requires}))
 """
 

@@ -51,9 +51,9 @@ def test_when_errors_condemn(failed: int, frames: int, condemned: bool) -> None:
         assert found.reason.message == f"{failed} of {frames} frames failed, last: boom (budget 1.0%)"
 
 
-@pytest.mark.parametrize(("invalid", "outputs", "condemned"), TABLE)
-def test_when_invalid_results_condemn(invalid: int, outputs: int, condemned: bool) -> None:
-    evidence = Evidence(since=0.0, samples=9, outputs=outputs, invalid_outputs=invalid, last_invalid="y = nan")
+@pytest.mark.parametrize(("invalid", "answered", "condemned"), TABLE)
+def test_when_invalid_results_condemn(invalid: int, answered: int, condemned: bool) -> None:
+    evidence = Evidence(since=0.0, samples=9, answered_frames=answered, invalid_frames=invalid, last_invalid="y = nan")
     found = judge(evidence, POLICY, 10.0, samples=1, seconds=0.0)
     assert (found.kind is VerdictKind.FAILING) == condemned
     if condemned:
@@ -94,8 +94,27 @@ def test_a_frame_that_both_fail_counts_against_neither() -> None:
 def test_invalid_results_are_excused_as_far_as_the_active_release_has_them_too() -> None:
     evidence = collected([Outcome(rows=4, invalid=3, words="y = nan")], Outcome(rows=4, invalid=2))
     assert (evidence.outputs, evidence.invalid_outputs, evidence.blameless) == (2, 1, 2)
+    assert (evidence.answered_frames, evidence.invalid_frames) == (1, 1)
     assert verdict(collected([INVALID] * 50, INVALID)) is VerdictKind.HEALTHY
     assert verdict(collected([INVALID] * 50, GOOD)) is VerdictKind.FAILING
+
+
+def test_the_rows_of_one_frame_count_as_one_block() -> None:
+    burst = Outcome(rows=500, invalid=500, words="y = nan")
+    evidence = collected([burst, burst])
+    assert (evidence.invalid_outputs, evidence.invalid_frames) == (1000, 2)
+    assert verdict(evidence) is VerdictKind.UNDECIDED
+    assert verdict(collected([burst] * 3)) is VerdictKind.FAILING
+
+
+def test_its_own_veto_condemns_unless_the_active_release_says_no_too() -> None:
+    veto = Outcome(rows=1, veto="drift 3.2 over 1.0")
+    found = judge(collected([GOOD, veto]), POLICY, 1.0, samples=1, seconds=0.0)
+    assert found.reason is not None
+    assert found.reason.code is ReasonCode.VETO
+    assert found.reason.message == "the release's own health check says: drift 3.2 over 1.0"
+    assert verdict(collected([veto], veto)) is VerdictKind.HEALTHY
+    assert verdict(collected([veto, GOOD])) is VerdictKind.HEALTHY  # it took it back before anybody asked
 
 
 @pytest.mark.parametrize("active", [None, GOOD, INVALID])

@@ -41,6 +41,7 @@ CONDEMNED = [
     ("too large", ReasonCode.OUTPUT, "outside [-1e+06, 1e+06]"),
     ("wide", ReasonCode.OUTPUT, "2 columns"),
     ("no columns", ReasonCode.EXITED, "nonsense"),
+    ("veto", ReasonCode.VETO, "health check says: stage 'act': not today"),
     ("one row more", ReasonCode.ERRORS, "returned"),
     ("numbers ahead", ReasonCode.ERRORS, "the newest sample"),
     ("close descriptor", ReasonCode.EXITED, "the worker"),

@@ -64,7 +64,7 @@ def batch(number: int, rows: int = 1) -> Batch:
     return Batch(number, Samples(("x",), numbers, numbers, array("d", [0.0] * rows)), 0.0)
 
 
-def result(words: bytes = b'""', heads: tuple[int, ...] = (1, 1, 1), body: bytes = b"") -> bytes:
+def result(words: bytes = b"{}", heads: tuple[int, ...] = (1, 1, 1), body: bytes = b"") -> bytes:
     return len(words).to_bytes(4, "little") + words + array("q", heads).tobytes() + body
 
 
@@ -88,7 +88,7 @@ def test_ready_is_answered_with_what_to_load(forged: Forged) -> None:
 def test_rows_are_read_raw_and_as_json(forged: Forged) -> None:
     forged.load()
     body = array("d", [2.5, 3.5]).tobytes()
-    found = forged.answer(1, result(b'"w"', body=body), flags=Flag.RAW, rows=1, columns=2)
+    found = forged.answer(1, result(b'{"invalid":"w"}', body=body), flags=Flag.RAW, rows=1, columns=2)
     assert (found.rows, found.words, list(found.sequences)) == ([[2.5, 3.5]], "w", [1])
     assert forged.answer(1, result(body=b'[["a",null]]'), rows=1).rows == [["a", None]]
     assert forged.answer(1, result(heads=()), flags=Flag.RAW).rows == []
@@ -103,7 +103,7 @@ NONSENSE: dict[str, tuple[bytes, dict[str, Any]]] = {
     "rows without columns": (result(), {"rows": 1, "flags": Flag.RAW}),
     "no JSON": (result(body=b"{"), {"rows": 1}),
     "deep JSON": (result(body=b"[" * 50_000), {"rows": 1}),
-    "words that are no text": (result(words=b"12"), {"rows": 0}),
+    "words that are no note": (result(words=b"12"), {"rows": 0}),
     "words beyond the end": (b"\xff\xff\xff\xff", {"rows": 0}),
     "an empty answer to a real batch": (b"", {"flags": Flag.WARM}),
     "more rows than there can be": (result(), {"rows": 2**32 - 1}),

@@ -94,7 +94,7 @@ def test_it_says_who_it_is_loads_answers_and_stops(talk: Talk, releases: Release
     header, payload = talk.frame(5, 6, batch=9)
     assert (header.kind, header.batch, header.rows, header.columns, header.invalid) == (Kind.RESULT, 9, 2, 1, 0)
     note_size = int.from_bytes(payload[:4], "little")
-    assert payload[4 : 4 + note_size] == b'""'
+    assert payload[4 : 4 + note_size] == b"{}"
     heads = array("q", payload[4 + note_size : 4 + note_size + 48])
     assert list(heads) == [5, 6, 5, 6, 5, 6]
     assert list(array("d", payload[4 + note_size + 48 :])) == [15.0, 18.0]
