@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_agent.running import RunMetrics as RunMetrics
+    from edge_agent.running import arun as arun
+    from edge_agent.running import run as run
     from edge_agent.sdk.arithmetic import Arithmetic as Arithmetic
     from edge_agent.sdk.code import Code as Code
     from edge_agent.sdk.filter import Filter as Filter
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from edge_agent.sdk.pipeline import Output as Output
     from edge_agent.sdk.pipeline import Pipeline as Pipeline
     from edge_agent.sdk.pipeline import StageError as StageError
+    from edge_agent.sdk.serializable import Offence as Offence
+    from edge_agent.sdk.serializable import validate_serializable as validate_serializable
     from edge_agent.sdk.standardize import Standardize as Standardize
     from edge_agent.sdk.text import Text as Text
     from edge_agent.sdk.window import Window as Window
@@ -32,24 +37,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Arithmetic": "arithmetic",
-    "Code": "code",
-    "Filter": "filter",
-    "Frame": "frame",
-    "Health": "pipeline",
-    "Input": "pipeline",
-    "Map": "map",
-    "OnnxModel": "onnx_model",
-    "Output": "pipeline",
-    "Parallel": "parallel",
-    "PassThrough": "pass_through",
-    "Pipeline": "pipeline",
-    "StageError": "pipeline",
-    "Standardize": "standardize",
-    "Text": "text",
-    "Window": "window",
-    "apply": "filter",
-    "parameters_of": "filter",
+    "Arithmetic": "sdk.arithmetic",
+    "Code": "sdk.code",
+    "Filter": "sdk.filter",
+    "Frame": "sdk.frame",
+    "Health": "sdk.pipeline",
+    "Input": "sdk.pipeline",
+    "Map": "sdk.map",
+    "Offence": "sdk.serializable",
+    "OnnxModel": "sdk.onnx_model",
+    "Output": "sdk.pipeline",
+    "Parallel": "sdk.parallel",
+    "PassThrough": "sdk.pass_through",
+    "Pipeline": "sdk.pipeline",
+    "RunMetrics": "running",
+    "StageError": "sdk.pipeline",
+    "Standardize": "sdk.standardize",
+    "Text": "sdk.text",
+    "Window": "sdk.window",
+    "apply": "sdk.filter",
+    "arun": "running",
+    "parameters_of": "sdk.filter",
+    "run": "running",
+    "validate_serializable": "sdk.serializable",
 }
 
 __all__ = [
@@ -63,7 +73,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(importlib.import_module(f"edge_agent.sdk.{home}"), name)
+        value = getattr(importlib.import_module(f"edge_agent.{home}"), name)
     except ModuleNotFoundError as error:
         if error.name != "numpy":
             raise

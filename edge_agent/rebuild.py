@@ -29,7 +29,7 @@ from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.provenance import Provenance, is_remembered, remember
 from edge_agent.update.layout import lay_out
 
-__all__ = ["from_manifest", "load_class"]
+__all__ = ["forget", "from_manifest", "load_class"]
 
 Blobs = Callable[[BlobRef], bytes]
 _lock = threading.RLock()
@@ -82,6 +82,13 @@ def load_class(data: bytes, fingerprint: str) -> type:
                 raise
             _mounts[key] = mount
         return _note(mount, bundle.target, fingerprint, bundle.tag, data)
+
+
+def forget() -> None:
+    """Unload every bundle that was loaded here. What is still in use keeps working, but can import nothing more."""
+    with _lock:
+        while _mounts:
+            _mounts.popitem()[1].unmount()
 
 
 def _note(mount: Mount, target: str, fingerprint: str, tag: str, data: bytes) -> type:

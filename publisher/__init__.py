@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from publisher.pushing import PushResult as PushResult
     from publisher.pushing import push as push
     from publisher.pushing import rollback as rollback
+    from publisher.registry import Registry as Registry
+    from publisher.registry import Version as Version
 
 _HOMES = {
     "ChannelStatus": "overview",
@@ -31,6 +33,8 @@ _HOMES = {
     "FleetStatus": "overview",
     "Outcome": "fleet",
     "PushResult": "pushing",
+    "Registry": "registry",
+    "Version": "registry",
     "init": "founding",
     "push": "pushing",
     "rollback": "pushing",

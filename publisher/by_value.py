@@ -28,7 +28,7 @@ from publisher import target as targets
 from publisher.closure import Closure, collect
 from publisher.origin import STDLIB, Roots
 
-__all__ = ["INTERPRETER", "Pin", "named_by_value", "pin", "why_pinned"]
+__all__ = ["INTERPRETER", "Pin", "named_by_value", "pin", "source_of", "why_pinned"]
 
 INTERPRETER = f"cp{sys.version_info.major}{sys.version_info.minor}"
 _OURS = {"edge_agent", "publisher", "cloudpickle"}
@@ -146,7 +146,7 @@ def _dump(cls: type, payload: _Names) -> _Writer:
 @contextlib.contextmanager
 def _by_value(cls: type) -> Iterator[None]:
     """Have cloudpickle take modules without a file by value, and those of a patched class and its bases."""
-    patched = {one.__module__ for one in cls.__mro__ if _source_of(one.__module__)} if _is_patched(cls) else set()
+    patched = {one.__module__ for one in cls.__mro__ if source_of(one.__module__)} if _is_patched(cls) else set()
     chosen = [
         module
         for name, module in list(sys.modules.items())
@@ -164,7 +164,7 @@ def _by_value(cls: type) -> Iterator[None]:
 
 
 def _is_patched(cls: type) -> bool:
-    return cls.__module__ != "__main__" and "<locals>" not in cls.__qualname__ and bool(_source_of(cls.__module__))
+    return cls.__module__ != "__main__" and "<locals>" not in cls.__qualname__ and bool(source_of(cls.__module__))
 
 
 def _is_made_up(module: Any) -> bool:
@@ -174,7 +174,7 @@ def _is_made_up(module: Any) -> bool:
     return module.__name__ not in STDLIB and origin.distribution_of(module.__name__) is None
 
 
-def _source_of(name: str) -> Path | None:
+def source_of(name: str) -> Path | None:
     """Return the source file of a local module, None for what is installed, ours, or not there."""
     if name.partition(".")[0] in STDLIB | _OURS:
         return None
@@ -219,7 +219,7 @@ class _Writer(cloudpickle.Pickler):  # type: ignore[misc]
         if name.startswith(NAMESPACE_PREFIX):
             logical = name.partition(".")[2]
             self.problems.append(f"{self._label} reaches module {logical} of a bundle: ship that module as a file")
-        elif _source_of(name):
+        elif source_of(name):
             self.local.add(name)
         elif name.partition(".")[0] not in STDLIB | _OURS | {""}:
             self.outside.add(name)
@@ -237,14 +237,14 @@ class _Writer(cloudpickle.Pickler):  # type: ignore[misc]
                     )
                 self._note(step.argval)
                 for item in wanted or ():
-                    if _source_of(f"{step.argval}.{item}"):
+                    if source_of(f"{step.argval}.{item}"):
                         self._note(f"{step.argval}.{item}")
             before = [before[1], step.argval]
         if "__file__" in code.co_names:
             self.problems.append(f"{code.co_qualname} reads __file__, which names a place on this machine only")
         if {"import_module", "__import__"} & set(code.co_names):
             for text in code.co_consts:
-                if isinstance(text, str) and text.replace(".", "").isidentifier() and _source_of(text):
+                if isinstance(text, str) and text.replace(".", "").isidentifier() and source_of(text):
                     self._note(text)
 
 

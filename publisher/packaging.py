@@ -18,6 +18,7 @@ from edge_agent.contract.manifest import FORMAT, Manifest, ModelRef, Stage, enco
 from edge_agent.sdk import selftest
 from edge_agent.sdk.code import Code as Snippet
 from edge_agent.sdk.container import Container, Member
+from edge_agent.sdk.estimator import Estimator
 from edge_agent.sdk.filter import Filter, parameters_of
 from edge_agent.sdk.onnx_model import OnnxModel
 from edge_agent.sdk.parameters import encode_parameters
@@ -25,6 +26,7 @@ from edge_agent.sdk.pickled import Written, dumps
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.serializable import require_serializable
 from edge_agent.sdk.state import capture, is_pickled
+from publisher import by_value, origin
 from publisher.code import Code, Way, pack_code, way_of
 from publisher.onnx_header import read_opsets
 from publisher.origin import STDLIB, distribution_of
@@ -32,6 +34,8 @@ from publisher.requirements import join, join_pythons, pins_of
 
 __all__ = ["Package", "pack"]
 
+_IMPORT = "add imports = ['{}'] to the class"
+_WRAP = "write a Filter that holds the estimator and imports {}"
 _FILE_NAME = re.compile(r"[^/\x00-\x1f]{1,200}")
 
 
@@ -109,13 +113,14 @@ class _Packer:
         if isinstance(member, Container):
             return self._container(name, member)
         try:
-            way = way_of(type(member), self.root)
-            files = member.files()
-            encoded = encode_parameters({key: one for key, one in parameters_of(member).items() if key not in files})
-            state = _State.of(member, way)
+            subject = _subject(member)
+            way = way_of(type(subject), self.root)
+            files = subject.files() if isinstance(subject, Filter) else {}
+            encoded = encode_parameters({key: one for key, one in parameters_of(subject).items() if key not in files})
+            state = _State.of(subject, way)
         except (AuthorError, TypeError) as error:
             raise AuthorError(f"stage {name!r}: {error}") from error
-        code = self._code(name, type(member), way, state.named)
+        code = self._code(name, type(subject), way, state.named)
         if isinstance(member, Snippet):
             self.requires += _imported(name, member)
         self._require(name, code, state)
@@ -166,7 +171,7 @@ class _Packer:
     def _require(self, name: str, code: Code, state: _State) -> None:
         """Require what a pickled state was written with, exactly, and say what that costs."""
         try:
-            pins = pins_of(state.modules, code.modules)
+            pins = pins_of(state.modules, code.modules, _WRAP if code.data is None else _IMPORT)
         except AuthorError as error:
             raise AuthorError(f"stage {name!r}: {error}") from None
         self.requires += pins
@@ -209,6 +214,22 @@ def _imported(name: str, member: Snippet) -> list[str]:
                 "write a filter that imports it"
             )
     return [distribution for distribution in found.values() if distribution]
+
+
+def _subject(member: Filter) -> Any:
+    """Return whose class is shipped: the stage itself, or the author's own estimator inside it, which devices wrap."""
+    if not isinstance(member, Estimator) or member.estimator is None:
+        return member
+    if origin.distribution_of(type(member.estimator).__module__) and not by_value.source_of(
+        type(member.estimator).__module__
+    ):
+        return member
+    if member.method:
+        raise AuthorError(
+            f"{member.method} of {type(member.estimator).__qualname__} cannot be asked for on a device: write a Filter "
+            "whose predict calls it"
+        )
+    return member.estimator
 
 
 @dataclass

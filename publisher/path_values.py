@@ -40,9 +40,9 @@ def choices(node: ast.IfExp | ast.BoolOp) -> list[ast.expr]:
 
 
 def one_of(values: Iterable[Value]) -> Value:
-    """Return the one path among the values that a name may have; computed when directories differ, for a path goes on there.
+    """Return the one path among the values that a name may have; computed when directories differ.
 
-    Files that differ were each found where they were bound.
+    A path goes on from a directory; files that differ were each found where they were bound.
     """
     found = list(dict.fromkeys(value for value in values if isinstance(value, Path | Computed)))
     if len(found) == 1:

@@ -72,6 +72,11 @@ class Record:
             listing = obstore.list_with_delimiter(self._store, folder)
             return [entry["path"].rpartition("/")[2] for entry in listing["objects"]]
 
+    def walk(self, folder: str) -> list[str]:
+        """Return the paths of all objects in `folder`, at any depth."""
+        with self._errors(folder):
+            return [entry["path"] for page in obstore.list(self._store, folder) for entry in page]
+
     def put_blob(self, data: bytes) -> BlobRef:
         """Keep a blob; return its reference. An equal one that is there already is as good, a damaged one is healed."""
         ref = BlobRef.of(data)

@@ -59,10 +59,11 @@ def needs_of(cls: type, names: Iterable[str], declared_by_class: Iterable[str], 
     )
 
 
-def pins_of(modules: Iterable[str], local: Collection[str]) -> list[str]:
+def pins_of(modules: Iterable[str], local: Collection[str], advice: str) -> list[str]:
     """Return exact requirements for the installed distributions behind a pickle's `modules`.
 
-    `local` are the modules that the bundle brings. Raises `AuthorError` for a module that would be nowhere.
+    `local` are the modules that the bundle brings. Raises `AuthorError` for a module that would be nowhere, with
+    `advice`, in which `{}` stands for the module's name.
     """
     pins = set()
     for name in sorted(modules):
@@ -72,8 +73,8 @@ def pins_of(modules: Iterable[str], local: Collection[str]) -> list[str]:
         distribution = origin.distribution_of(name)
         if distribution is None or name in origin.editable_packages():
             raise AuthorError(
-                f"its state holds something of module {name}, which the class neither imports nor requires, so no "
-                f"device would have it: add imports = [{name!r}] to the class"
+                f"its state holds something of module {name}, which would not travel along, so no device would have it: "
+                + advice.format(name)
             )
         pins.add(f"{distribution}=={metadata.version(distribution)}")
     return sorted(pins)

@@ -39,7 +39,8 @@ def on_device(test: ast.expr, names: Mapping[str, ast.expr]) -> bool | None:
         prefix = _literal(test.args[0]) if len(test.args) == 1 else None
         return text.startswith(prefix) if text and isinstance(prefix, str | tuple) else None
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
-        return _compared(ast.unparse(test.left), test.ops[0], _literal(test.comparators[0]))
+        left = names.get(test.left.id, test.left) if isinstance(test.left, ast.Name) else test.left
+        return _compared(ast.unparse(left), test.ops[0], _literal(test.comparators[0]))
     return None
 
 

@@ -1,7 +1,7 @@
 """The data path of one slot: source → serving worker → sink, with a candidate beside it or an old one behind it (R2).
 
     IDLE      the active worker answers
-    SHADOW    the candidate gets copies; its answers are compared and dropped
+    SHADOW    the candidate gets copies; its answers are judged beside the active one's and dropped
     LIVE      the candidate answers; the old worker computes every batch too and steps in for what the candidate misses
 
 One batch is in flight; what arrives meanwhile waits at the source and forms the next one. It stays in flight until a

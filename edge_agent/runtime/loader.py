@@ -119,7 +119,8 @@ def _contain(root: Path, stage: Stage, inside: Mapping[str, list[Any]]) -> Any:
 def _construct(root: Path, stage: Stage, settings: Mapping[str, Any], used: dict[str, Mount]) -> Any:
     try:
         cls = _load(root, stage, used)
-        parameters = decode_parameters(stage.parameters)
+        names = used[stage.bundle.digest.hex] if stage.bundle else _INSTALLED
+        parameters = decode_parameters(stage.parameters, names.resolve)
         for name, value in settings.items():
             # A configuration file may say 1 where the author said 1.0.
             whole = isinstance(parameters[name], float) and type(value) is int
@@ -128,7 +129,6 @@ def _construct(root: Path, stage: Stage, settings: Mapping[str, Any], used: dict
             parameters[name] = str(root / "files" / model.blob.digest.hex / model.name)
         made = cls(**parameters)
         if stage.state is not None:
-            names = used[stage.bundle.digest.hex] if stage.bundle else _INSTALLED
             state = (root / "blobs" / stage.state.digest.hex).read_bytes()
             restore(made, state, lambda data: pickles.loads(data, names, owner=made))
     except WorkerFailed:

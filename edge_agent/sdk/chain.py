@@ -7,6 +7,7 @@ a `Parallel`) that holds chains itself. Names are unique over the whole tree, so
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -173,6 +174,21 @@ class Chain:
         except Exception as error:
             raise StageError(name, error) from error
         return values, times
+
+    def timed(self, values: Values, times: Frame) -> tuple[Values, Frame, dict[str, float]]:
+        """Do what `advance` does, and return the seconds that each stage took as well."""
+        seconds: dict[str, float] = {}
+        for name, step in self._steps:
+            started = time.perf_counter()
+            try:
+                if len(values):
+                    values, times = step.advance(values, times)
+            except StageError:
+                raise
+            except Exception as error:
+                raise StageError(name, error) from error
+            seconds[name] = time.perf_counter() - started
+        return values, times, seconds
 
     def fit(self, rows: Frame, y: Any) -> None:
         """Fit the stages in order, each on what the ones before it make of `rows`; they stay initialized."""

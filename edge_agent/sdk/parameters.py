@@ -2,7 +2,8 @@
 
 JSON says None, bool, int, float, str, list and dict by itself. What it cannot say becomes an object with one key that
 starts with `$`: `{"$tuple": […]}`, `{"$bytes": "base64"}`, `{"$float": "nan"}`, … A dict that could be mistaken for one
-is itself tagged. Files do not belong here (`Filter.files`), nor anything with code in it.
+is itself tagged. An enum travels by the names of module, class and member. Files do not belong here (`Filter.files`),
+nor anything with code in it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import base64
 import difflib
 import enum
+import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, NoReturn
 
 import numpy as np
 
+from edge_agent.sdk.place import NAMESPACE_PREFIX
 from edge_agent.sdk.plain import ARRAY_KINDS, array_of
 
-__all__ = ["decode_parameters", "encode_parameters", "resolve_tunable"]
+__all__ = ["Resolve", "decode_parameters", "encode_parameters", "installed", "resolve_tunable"]
 
 _DEPTH_MAX = 32
 _INT64_MAX = 2**63 - 1
@@ -33,13 +36,28 @@ def encode_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _encode(value, name, 0) for name, value in parameters.items()}
 
 
-def decode_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that `encode_parameters` was given. Raises `ValueError` naming a parameter that is damaged."""
+Resolve = Callable[[str, str], Any]
+
+
+def installed(module: str, name: str) -> Any:
+    """Return what the dotted `name` means in an installed `module`; raises what importing and looking up raise."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def decode_parameters(parameters: Mapping[str, Any], resolve: Resolve = installed) -> dict[str, Any]:
+    """Return the values that `encode_parameters` was given.
+
+    `resolve(module, name)` finds the classes of enums by the author's names. Raises `ValueError` naming a parameter
+    that is damaged, or whose enum or member is not there.
+    """
     decoded = {}
     for name, value in parameters.items():
         try:
-            decoded[name] = _decode(value)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            decoded[name] = _decode(value, resolve)
+        except (ValueError, TypeError, KeyError, RecursionError, ImportError, AttributeError) as error:
             raise ValueError(f"parameter {name!r} cannot be read: {error}") from None
     return decoded
 
@@ -87,6 +105,8 @@ def _encode(value: Any, where: str, depth: int) -> Any:
     if kind is np.ndarray and value.dtype.kind in ARRAY_KINDS:
         data = base64.b64encode(value.tobytes()).decode()
         return {"$array": [value.dtype.str, list(value.shape), data]}
+    if isinstance(value, enum.Enum):
+        return {"$enum": _member(value, where)}
     if isinstance(value, np.generic) and value.dtype.kind in ARRAY_KINDS:
         return {"$scalar": [value.dtype.str, base64.b64encode(value.tobytes()).decode()]}
     _refuse(value, where)
@@ -104,10 +124,48 @@ def _encode_dict(value: dict[Any, Any], where: str, depth: int) -> dict[str, Any
     return {"$dict": pairs}
 
 
+def _member(value: enum.Enum, where: str) -> str:
+    """Return an enum's member as `module:Class:NAME`; several flags of one are joined by `|`."""
+    cls = type(value)
+    module = cls.__module__
+    if module.startswith(NAMESPACE_PREFIX):  # loaded from a bundle: its author's name
+        module = module.partition(".")[2]
+    names = [value.name] if value.name in cls.__members__ else []
+    if not names and isinstance(value, enum.Flag):
+        names = [one.name for one in cls if one in value and one.name is not None]
+    empty = not names and not (isinstance(value, enum.Flag) and value.value == 0)
+    if empty or _joined(cls, names) is not value or not _stands_in_its_module(cls):
+        raise TypeError(
+            f"parameter {where} is {value!r:.80}, which cannot be shipped: an enum must stand in a module, by its own "
+            "name, and the value must be made of its members"
+        )
+    return f"{module}:{cls.__qualname__}:{'|'.join(names)}"
+
+
+def _stands_in_its_module(cls: type) -> bool:
+    try:
+        return installed(cls.__module__, cls.__qualname__) is cls
+    except (ImportError, AttributeError):
+        return False
+
+
+def _joined(cls: Any, names: list[str]) -> Any:
+    joined = cls[names[0]] if names else cls(0)
+    for name in names[1:]:
+        joined |= cls[name]
+    return joined
+
+
+def _enum(text: str, resolve: Resolve) -> Any:
+    module, qualified, names = text.split(":")
+    cls = resolve(module, qualified)
+    if not (isinstance(cls, type) and issubclass(cls, enum.Enum)):
+        raise ValueError(f"{module}:{qualified} is no enum")
+    return _joined(cls, names.split("|") if names else [])
+
+
 def _refuse(value: Any, where: str) -> NoReturn:
-    if isinstance(value, enum.Enum):
-        advice = f"pass {type(value).__name__}.{value.name}.value or its name, and look the member up in the class"
-    elif isinstance(value, PurePath):
+    if isinstance(value, PurePath):
         advice = "return it from files(), so that the file itself is shipped"
     elif callable(value):
         advice = "code belongs into the class; pass a name and choose by it"
@@ -118,27 +176,29 @@ def _refuse(value: Any, where: str) -> NoReturn:
     raise TypeError(f"parameter {where} is a {type(value).__qualname__}, which cannot be shipped: {advice}")
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, resolve: Resolve) -> Any:
     if isinstance(value, list):
-        return [_decode(item) for item in value]
+        return [_decode(item, resolve) for item in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1 and next(iter(value)).startswith("$"):
         ((tag, content),) = value.items()
-        return _decode_tagged(tag, content)
-    return {key: _decode(item) for key, item in value.items()}
+        return _decode_tagged(tag, content, resolve)
+    return {key: _decode(item, resolve) for key, item in value.items()}
 
 
-def _decode_tagged(tag: str, content: Any) -> Any:
+def _decode_tagged(tag: str, content: Any, resolve: Resolve) -> Any:
     match tag:
         case "$tuple":
-            return tuple(_decode(item) for item in content)
+            return tuple(_decode(item, resolve) for item in content)
         case "$set":
-            return {_decode(item) for item in content}
+            return {_decode(item, resolve) for item in content}
         case "$frozenset":
-            return frozenset(_decode(item) for item in content)
+            return frozenset(_decode(item, resolve) for item in content)
         case "$dict":
-            return {_decode(key): _decode(item) for key, item in content}
+            return {_decode(key, resolve): _decode(item, resolve) for key, item in content}
+        case "$enum":
+            return _enum(content, resolve)
         case "$int":
             return int(content)
         case "$float":

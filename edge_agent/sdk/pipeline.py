@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent.contract.manifest import HealthPolicy, InputSpec, OutputSpec, check_name
-from edge_agent.sdk.chain import Chain
+from edge_agent.sdk.chain import Chain, private
 from edge_agent.sdk.container import Container, Member, StageError
 from edge_agent.sdk.filter import Filter, parameters_of
 from edge_agent.sdk.fitting import labels_of
@@ -130,6 +130,13 @@ class Pipeline(Container):
             values = values.copy()
         values, times = self._chain.advance(values, frame)
         return self._rows(values, times)
+
+    def timed(self, frame: Frame) -> tuple[Frame, dict[str, float]]:
+        """Run one batch as `run` does, and return the seconds that each stage took as well."""
+        if not self._chain.live:
+            self.initialize()
+        values, times, seconds = self._chain.timed(private(frame.values), frame)
+        return self._rows(values, times), seconds
 
     def advance(self, values: Values, times: Frame) -> tuple[Values, Frame]:
         """Run as a stage of another pipeline: the rows get this one's output columns, if it declares any."""

@@ -67,7 +67,9 @@ _common = _options(home_option, passphrase_option, json_option)
 @click.option("--tag", help="A name for people, such as v1.4.")
 @click.option("-m", "--message", help="Why this release exists, in one line.")
 @click.option("--dry-run", is_flag=True, help="Pack and preflight only; sign and send nothing.")
-@click.option("--require-portable", is_flag=True, help="Refuse a class without importable source: it runs on one Python.")
+@click.option(
+    "--require-portable", is_flag=True, help="Refuse a class without importable source: it runs on one Python."
+)
 @_waiting
 @_common
 def push(target: str | None, **chosen: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent import Filter, Input, Output, Pipeline
+from edge_agent import Filter, Input, Output, Pipeline, rebuild
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import AuthorError, UpdateRejected, WorkerFailed
@@ -85,6 +85,12 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksh
     made.forget()
 
 
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    rebuild.forget()
+
+
 def rehearse(out: Path, python: str = sys.executable) -> dict[str, Any]:
     command = [python, "-I", "-m", "edge_agent.rehearsal", str(out)]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
@@ -152,10 +158,9 @@ def test_an_identity_without_text_sees_code_values_and_closures() -> None:
     def value(source: str) -> str:
         return packed(executed(source).Odd).manifest.stages[0].fingerprint
 
-    base = "def make(k):\n    class Odd(Filter):\n        def predict(self, x):\n            return x + k\n    return Odd\n"
-    plain = (
-        "K = {k}\nclass Odd(Filter):\n    def predict(self, x):\n        return [(lambda v: v + K)(one) for one in x]\n"
-    )
+    body = "class Odd(Filter):\n    def predict(self, x):\n        return "
+    base = "def make(k):\n" + "    " + body.replace("\n", "\n    ") + "x + k\n    return Odd\n"
+    plain = "K = {k}\n" + body + "[(lambda v: v + K)(one) for one in x]\n"
     seen = [
         value(base + "Odd = make(1)"),
         value(base + "Odd = make(2)"),
@@ -196,11 +201,8 @@ def test_a_class_made_in_a_function_takes_its_closure_and_its_module_along(works
 
 
 def test_a_patched_class_travels_as_it_is_and_not_as_its_source(workshop: Workshop) -> None:
-    workshop.write(
-        {
-            "mod.py": "from edge_agent import Filter\nK = 1\nclass A(Filter):\n    def predict(self, x):\n        return x\n"
-        }
-    )
+    source = "from edge_agent import Filter\nK = 1\nclass A(Filter):\n    def predict(self, x):\n        return x\n"
+    workshop.write({"mod.py": source})
     module = workshop.load("mod")
     untouched = packed(module.A).manifest.stages[0]
     module.A.predict = lambda self, x: x * 7 + module.K

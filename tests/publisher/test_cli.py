@@ -87,7 +87,7 @@ BAD: dict[str, tuple[list[str], dict[str, str], dict[str, str | None], int, str]
     "file with two pipelines": (["push", "a.py"], {"a.py": TWO_PIPELINES}, {}, 1, "say a.py:other or a.py:pipeline"),
     "syntax error": (["push", "a.py"], {"a.py": BROKEN}, {}, 1, "a.py, line 3"),
     "file that raises": (["push", "a.py"], {"a.py": RAISES}, {}, 1, "a.py:2)"),
-    "class without source": (["push", "a.py"], {"a.py": NO_SOURCE}, {}, 1, "Made"),
+    "class without source": (["push", "a.py", "--require-portable"], {"a.py": NO_SOURCE}, {}, 1, "Made"),
     "no target at all": (["push"], {}, {}, 1, "[tool.fieldcast]"),
     "pyproject names nothing": (["push"], {"pyproject.toml": ""}, {}, 1, '[tool.fieldcast] pipeline = "module:attr"'),
     "unknown channel": (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent import Input, Output, Pipeline, Window
+from edge_agent import Input, Output, Pipeline, Window, rebuild
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import AuthorError, UpdateRejected, WorkerFailed
@@ -73,6 +73,8 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksh
     made = Workshop(root)
     yield made
     made.forget()
+    rebuild.forget()
+    assert not [name for name in sys.modules if name.startswith("_fieldcast_")]
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_what_is_built_reads_back() -> None:
 
 
 def test_a_pinned_bundle_keeps_its_tag_and_needs_no_source() -> None:
-    bundle = read_bundle(build(tag="cp311-none-any", files={"class.pickle": b"x"}, data={}))
+    bundle = read_bundle(build(tag="cp311-none-any", files={PINNED_MEMBER: b"x"}, data={}))
     assert (bundle.tag, bundle.members) == ("cp311-none-any", {"class.pickle": b"x"})
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_agent import Input, Output, Pipeline, Window
+from edge_agent import Input, Output, Pipeline, Window, rebuild
+from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk.estimator import Estimator, as_stage
 from publisher.packaging import Package, pack
 from publisher.rebuild import from_manifest, to_manifest
@@ -134,3 +137,56 @@ def _lay(package: Package, directory: Path) -> None:
     (directory / "manifest.json").write_bytes(package.data)
     for digest, blob in package.blobs.items():
         (directory / "blobs" / digest.hex).write_bytes(blob)
+
+
+OWN = """
+from sklearn.base import BaseEstimator, TransformerMixin
+import helpers
+
+class Center(TransformerMixin, BaseEstimator):
+    def __init__(self, weight=1.0):
+        self.weight = weight
+
+    def fit(self, x, y=None):
+        self.mean_ = helpers.Mean(x.mean(axis=0))
+        return self
+
+    def transform(self, x):
+        return (x - self.mean_.value) * self.weight
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    pytest.importorskip("sklearn", reason="needs scikit-learn (the dev extra)")
+    (tmp_path / "center_.py").write_text(OWN)
+    (tmp_path / "helpers.py").write_text("class Mean:\n    def __init__(self, value):\n        self.value = value\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("center_").Center
+    for name in ("center_", "helpers"):
+        sys.modules.pop(name, None)
+    rebuild.forget()
+
+
+def test_an_authors_own_estimator_travels_as_source(own: Any) -> None:
+    made = Pipeline("p", [own(2.0)]).fit([[1.0], [3.0]])
+    shelf = Shelf()
+    manifest = to_manifest(made, keep=shelf.keep)
+    (stage,) = manifest["stages"]
+    assert (stage["target"], stage["parameters"], stage["name"]) == ("center_:Center", {"weight": 2.0}, "center")
+    again = from_manifest(manifest, shelf)
+    assert again.predict([[1.0], [4.0]]).tolist() == made.predict([[1.0], [4.0]]).tolist() == [[-2.0], [4.0]]
+    assert type(again["center"].estimator) is not own  # type: ignore[union-attr]
+    assert to_manifest(again)["stages"][0]["bundle"] == stage["bundle"]
+
+
+def test_an_authors_own_part_of_an_installed_estimator_is_refused_with_the_way_out(own: Any) -> None:
+    from sklearn.pipeline import make_pipeline
+
+    with pytest.raises(AuthorError, match=r"module center_.*write a Filter that holds the estimator"):
+        to_manifest(Pipeline("p", [make_pipeline(own())]))
+
+
+def test_another_method_of_an_own_estimator_needs_a_filter(own: Any) -> None:
+    with pytest.raises(AuthorError, match="fit_transform of Center cannot be asked for"):
+        to_manifest(Estimator.of(own(), "fit_transform"))

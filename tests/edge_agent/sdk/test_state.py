@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk import plain, state
 from edge_agent.sdk.filter import Filter, construct, parameters_of
+from edge_agent.sdk.state import capture, is_pickled, restore
 from edge_agent.sdk.window import Window
 
 
@@ -333,3 +336,82 @@ def test_undisturbed_puts_everything_back():
     assert target.count == 0
     assert not hasattr(target, "extra")
     assert target.lock is lock
+
+
+# --- what plain data cannot say ---------------------------------------------------------------------------------------
+
+
+class _Level:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+class _Keeps(Filter):
+    def __init__(self) -> None:
+        self.helper = _Level(1.0)
+        self.cache: Any = None
+
+    def initialize(self) -> None:
+        self.cache = _Level(9.0)
+
+
+class _Locked(Filter):
+    def fit(self, x: Any, y: Any = None) -> None:
+        self.source = (one for one in x)
+
+
+class _Opaque(Filter):
+    level: Any = None
+
+    def __getstate__(self) -> Any:
+        return (self.level,)
+
+    def __setstate__(self, state: Any) -> None:
+        (self.level,) = state
+
+
+def test_a_helper_that_the_constructor_makes_is_no_state() -> None:
+    made = _Keeps()
+    made.initialize()
+    assert capture(made, pickle.dumps) is None
+
+
+def test_a_changed_object_is_pickled_and_plain_values_stay_plain() -> None:
+    made = _Keeps()
+    made.initialize()
+    made.helper.value, made.count = 2.0, 7  # type: ignore[attr-defined]
+    data = capture(made, pickle.dumps)
+    assert data is not None
+    assert is_pickled(data)
+    assert plain.decode(data)["attributes"] == {"count": 7}
+    again = _Keeps()
+    restore(again, data, pickle.loads)
+    assert (again.helper.value, again.count, again.cache) == (2.0, 7, None)  # type: ignore[attr-defined]
+
+
+def test_a_pickle_is_neither_written_nor_read_where_nobody_brings_the_means() -> None:
+    made = _Keeps()
+    made.helper = _Level(2.0)
+    with pytest.raises(AuthorError, match=r"_Keeps\.helper is a .*_Level, which is not plain data"):
+        capture(made)
+    data = capture(made, pickle.dumps)
+    assert data is not None
+    with pytest.raises(ValueError, match="is a pickle, which is not read here"):
+        restore(_Keeps(), data)
+
+
+def test_what_no_pickle_can_hold_is_refused_by_name() -> None:
+    made = _Locked()
+    made.fit([1])
+    with pytest.raises(AuthorError, match=r"_Locked\.source can be neither plain data nor a pickle"):
+        capture(made, pickle.dumps)
+
+
+def test_an_opaque_state_may_hold_objects() -> None:
+    made = _Opaque()
+    made.level = _Level(3.0)
+    data = capture(made, pickle.dumps)
+    assert data is not None
+    again = _Opaque()
+    restore(again, data, pickle.loads)
+    assert again.level.value == 3.0
