@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
@@ -25,7 +25,9 @@ from edge_agent.sdk.pipeline import Pipeline
 
 __all__ = ["Blobs", "RunMetrics", "Runnable", "arun", "opened", "run"]
 
-Runnable: TypeAlias = "Pipeline | Filter | Container | Sequence[Any] | Mapping[str, Any] | Manifest | str | bytes"
+Runnable: TypeAlias = (
+    "Pipeline | Filter | Container | list[Any] | tuple[Any, ...] | Mapping[str, Any] | Manifest | str | bytes"
+)
 Blobs: TypeAlias = "Mapping[Any, bytes] | Path | Callable[[BlobRef], bytes] | None"
 
 
@@ -81,7 +83,9 @@ async def arun(
 @overload
 async def arun(x: Runnable, frame: Any, metrics: Literal[False] = False, *, blobs: Blobs = None) -> Values: ...
 @overload
-async def arun(x: Runnable, frame: Any, metrics: Literal[True], *, blobs: Blobs = None) -> tuple[Values, RunMetrics]: ...
+async def arun(
+    x: Runnable, frame: Any, metrics: Literal[True], *, blobs: Blobs = None
+) -> tuple[Values, RunMetrics]: ...
 async def arun(x: Runnable, frame: Any, metrics: bool = False, *, blobs: Blobs = None) -> Any:
     """Do what `run` does in a thread, so that the event loop goes on meanwhile."""
     return await asyncio.to_thread(run, x, frame, metrics, blobs=blobs)
@@ -97,8 +101,8 @@ def opened(x: Runnable, blobs: Blobs = None) -> Iterator[Pipeline]:
     elif isinstance(x, Manifest | Mapping | str | bytes):
         with _loaded(_manifest_bytes(x), blobs) as pipeline:
             yield pipeline
-    elif isinstance(x, Sequence):
-        yield Pipeline("run", list(x))
+    elif isinstance(x, list | tuple):
+        yield Pipeline("run", x)
     else:
         raise TypeError(
             f"a {type(x).__name__} cannot be run: give a Pipeline, a Filter, a list of them, or a manifest as dict or "

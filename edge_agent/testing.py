@@ -19,7 +19,7 @@ __all__ = ["roundtrip"]
 
 
 def roundtrip(target: Filter, frame: Any) -> Frame:
-    """Rebuild `target` from what would be shipped of it, run both on `frame` (rows or a `Frame`), return what comes out.
+    """Rebuild `target` from what would be shipped, run both on `frame` (rows or a `Frame`), return what comes out.
 
     The rebuilt filter goes through the whole life on a device: construct, restore, initialize, predict, clean up. The
     live one is serialized as it is, and must not be changed by that. The class itself is not packed: `publisher

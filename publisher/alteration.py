@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from publisher.canonical import canonical
 from publisher.fingerprint import Analysis
+from publisher.reach import Component
 
 __all__ = ["Alteration", "alterations", "change"]
 
@@ -148,7 +149,9 @@ class _Pair:
             else:
                 found.append(change(_kind(right), self.name, module=self.module))
         found += self._meanings()
-        yield from found or [change(_kind(right), self.name, module=self.module)]
+        if not found and self._stands_for(self.left) != self._stands_for(self.right):
+            found.append(change(_kind(right), self.name, module=self.module))
+        yield from found  # nothing, when only the entry module's name differs
 
     def _same(self, left: object, right: object) -> bool:
         return canonical(_nodes(left), self.views[0]) == canonical(_nodes(right), self.views[1])
@@ -159,6 +162,9 @@ class _Pair:
             old, new = ([self._meaning(text) for text in one.references[name]] for one in (self.left, self.right))
             if old != new:
                 yield change("name", f"{name} in {self.name}", ", ".join(old), ", ".join(new), module=self.module)
+
+    def _stands_for(self, part: Component) -> dict[str, list[str]]:
+        return {name: sorted(map(self._meaning, texts)) for name, texts in part.references.items()}
 
     def _meaning(self, text: str) -> str:
         module, colon, name = text.partition(":")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import functools
 import io
 import pickle
 import sys
@@ -202,6 +203,8 @@ class _Writer(cloudpickle.Pickler):  # type: ignore[misc]
         """Do what cloudpickle does, without tracker ids, and take notes."""
         if isinstance(obj, io.IOBase):  # cloudpickle would ship what the file holds, and open nothing there
             raise pickle.PicklingError(f"an open file ({getattr(obj, 'name', type(obj).__name__)})")
+        if isinstance(obj, functools.cached_property):  # has a lock on 3.11
+            return (functools.cached_property, (obj.func,), {"attrname": obj.attrname})
         found = super().reducer_override(obj)
         if isinstance(obj, CodeType):
             self._note_imports(obj)

@@ -228,6 +228,7 @@ def _content(ref: BlobRef | None, edition: Edition) -> Mapping[str, Any]:
         with contextlib.suppress(ValueError):
             found = plain.decode(edition.blob(ref))
             if isinstance(found, dict):
+                found = found.get("attributes", found)
                 return {str(key): plain.encode(value) for key, value in found.items()}
     return {}
 

@@ -80,30 +80,31 @@ class _Walk:
         name = stem if count == 1 else f"{stem}#{count}"
         self._links[id(item)] = name
         self._kept.append(item)
-        content = self._class(item) if isinstance(item, type) else self._function(item, _text_of(item))
+        content = self._class(item) if isinstance(item, type) else self._function(item, _own_text(item))
         self.components[name] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return name
 
     def _class(self, cls: type) -> Any:
         text = _text_of(cls)
         own = {
-            name: self._method(value, in_text=text is not None)
+            name: self._method(value, cls if text is not None else None)
             for name, value in sorted(vars(cls).items())
             if name not in _UNSEEN
         }
         bases = [self._value(base, ()) for base in cls.__bases__]
         return ["class", self._value(type(cls), ()), cls.__name__, bases, text, own]
 
-    def _method(self, value: Any, *, in_text: bool) -> Any:
-        if isinstance(value, types.FunctionType) and value.__code__.co_filename != "<string>":
-            return self._function(value, "" if in_text else None)
+    def _method(self, value: Any, within: type | None) -> Any:
+        """Describe a class attribute; the text of the class `within`, if known, already says its own functions."""
+        if isinstance(value, types.FunctionType):
+            said = within is not None and _belongs(value, within)
+            return self._function(value, "" if said else _own_text(value))
         if isinstance(value, staticmethod | classmethod):
-            return [type(value).__name__, self._method(value.__func__, in_text=in_text)]
+            return [type(value).__name__, self._method(value.__func__, within)]
         if isinstance(value, property):
-            parts = (value.fget, value.fset, value.fdel)
-            return ["property", *(self._method(part, in_text=in_text) for part in parts)]
+            return ["property", *(self._method(part, within) for part in (value.fget, value.fset, value.fdel))]
         if isinstance(value, functools.cached_property):
-            return ["cached_property", self._method(value.func, in_text=in_text)]
+            return ["cached_property", self._method(value.func, within)]
         return self._value(value, ())
 
     def _function(self, function: types.FunctionType, text: str | None) -> Any:
@@ -225,12 +226,26 @@ def _text_of(item: _Item) -> str | None:
     return hashlib.sha256(canonical([node], view)).hexdigest()
 
 
+def _own_text(function: types.FunctionType) -> str | None:
+    """Return the text of a function that stands by itself; one in a class or function may mean other names there."""
+    return _text_of(function) if function.__qualname__ == function.__name__ else None
+
+
+def _belongs(function: types.FunctionType, cls: type) -> bool:
+    """Tell whether a function was defined in the body of a class, and was not put there later or made by a decorator."""
+    return function.__code__.co_qualname.startswith(f"{cls.__qualname__}.") and not _is_generated(function)
+
+
+def _is_generated(function: types.FunctionType) -> bool:
+    return function.__code__.co_filename == "<string>"  # as a dataclass's __init__
+
+
 def _flags(item: _Item) -> int:
     return next((function.__code__.co_flags & _ANNOTATIONS for function in _functions(item)), 0)
 
 
 def _functions(item: _Item) -> Iterator[types.FunctionType]:
-    """Yield the functions that a definition's text should contain; generated ones are not in it."""
+    """Yield the functions that a definition's text must contain."""
     if isinstance(item, types.FunctionType):
         yield item
         return
@@ -238,9 +253,7 @@ def _functions(item: _Item) -> Iterator[types.FunctionType]:
         parts: tuple[Any, ...] = (getattr(value, "__func__", getattr(value, "func", value)),)
         if isinstance(value, property):
             parts = (value.fget, value.fset, value.fdel)
-        for part in parts:
-            if isinstance(part, types.FunctionType) and part.__code__.co_filename != "<string>":
-                yield part
+        yield from (part for part in parts if isinstance(part, types.FunctionType) and _belongs(part, item))
 
 
 def _says(known: Mapping[str, types.CodeType], function: types.FunctionType, item: _Item) -> bool:

@@ -73,7 +73,7 @@ def pins_of(modules: Iterable[str], local: Collection[str], advice: str) -> list
         distribution = origin.distribution_of(name)
         if distribution is None or name in origin.editable_packages():
             raise AuthorError(
-                f"its state holds something of module {name}, which would not travel along, so no device would have it: "
+                f"its state holds something of module {name}, which would not travel along, so no device has it: "
                 + advice.format(name)
             )
         pins.add(f"{distribution}=={metadata.version(distribution)}")

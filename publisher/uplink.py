@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 import os
 import queue
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from edge_agent.contract.digest import BlobRef
-from edge_agent.contract.errors import AuthorError, UpdateRejected
+from edge_agent.contract.errors import AuthorError, TransportError, UpdateRejected
 from edge_agent.contract.messages import Topics
 from edge_agent.contract.verification import Request, Verified
 from edge_agent.transport import blobs
 from edge_agent.transport import envelope as envelopes
+from edge_agent.transport.address import Address
 from edge_agent.transport.client import Client
 from publisher.config import Home, access_arguments
 from publisher.repository import Channel
@@ -40,9 +42,21 @@ def connect(home: Home) -> Iterator[Client]:
         session_expiry_seconds=0,
         **access_arguments(home),
     )
+    _require_answer(client.address)
     with client:
         client.wait_connected(CONNECT_SECONDS)
         yield client
+
+
+def _require_answer(address: Address) -> None:
+    """Find out at once when nobody listens there: the client itself would go on trying."""
+    try:
+        socket.create_connection((address.host, address.port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TransportError(
+            f"broker {address} cannot be reached ({error.strerror or error}): "
+            "check that it runs, the address, and the network"
+        ) from None
 
 
 class Uplink:

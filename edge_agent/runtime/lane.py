@@ -44,6 +44,7 @@ class Lane:
         self.counters: Counter[str] = Counter()
         self.crew = Crew()
         self._outlet = Outlet(stream, source, sink, self.counters)
+        self.draining = False  # no new frame is begun; set before the end
         self._notify = notify
         self._active: Member | None = None
         self._candidate: Member | None = None
@@ -152,8 +153,13 @@ class Lane:
         if self._inflight is not None:
             self._settle(self._inflight, now)
         self._switch(now)
-        if self._inflight is None and not self._holding(now):
+        if self._inflight is None and not (self.draining or self._holding(now)):
             self._dispatch(now)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame is in flight and every result is confirmed."""
+        return self._inflight is None and self._outlet.idle
 
     def _holding(self, now: float) -> bool:
         """Tell whether to wait a moment at a frame boundary for a candidate that is about to have caught up."""

@@ -1,7 +1,7 @@
 """What leaves a slot: results to the sink, each once, and word to the source of what is safe (R4).
 
-It remembers what went out by sequence, so a batch that is computed again through another worker repeats nothing. It
-decides nothing about workers or releases.
+It remembers what went out by sequence, so a batch that is computed again through another worker repeats nothing, and a
+sample that merely comes late is answered. It decides nothing about workers or releases.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from edge_agent.runtime.sources import Source
 
 __all__ = ["Outlet"]
 
+# Results remembered as sent; one that is older than all of them counts as sent, too.
+REMEMBERED_MAX = 8192
+
 
 class Outlet:
     """Between the serving worker's answers and a slot's source and sink."""
@@ -24,7 +27,8 @@ class Outlet:
     def __init__(self, stream: str, source: Source, sink: Sink, counters: Counter[str]) -> None:
         self._stream, self._source, self._sink, self._counters = stream, source, sink, counters
         self._written = 0
-        self._emitted = -1
+        self._sent: set[int] = set()
+        self._order: deque[int] = deque()
         self._newest = (-1, -1)
         self._rest: Samples | None = None
         self._waiting: deque[OutputMessage] = deque()
@@ -44,7 +48,8 @@ class Outlet:
         samples = samples.part(0, end) if self._rest is not None else samples
         self._newest = (samples.sequences[-1], samples.timestamps[-1])
         if anew:
-            self._emitted = -1
+            self._sent.clear()
+            self._order.clear()
             self._counters["restarts"] += 1
         return samples, anew
 
@@ -58,10 +63,9 @@ class Outlet:
         for sequence, first, timestamp, row in zip(
             answer.sequences, answer.firsts, answer.timestamps, answer.rows, strict=True
         ):
-            if sequence <= self._emitted:
+            if self._went_out(sequence):
                 self._counters["repeats_dropped"] += 1
                 continue
-            self._emitted = sequence
             self._waiting.append(
                 OutputMessage(
                     timestamp=timestamp,
@@ -76,6 +80,24 @@ class Outlet:
             self._counters["outputs"] += 1
             self._written += 1
         self.flush()
+
+    def _went_out(self, sequence: int) -> bool:
+        """Tell whether a result was sent already; if not, remember that it is now."""
+        full = len(self._order) >= REMEMBERED_MAX
+        if sequence in self._sent or (full and sequence < self._order[0]):
+            return True
+        if self._order and sequence < self._order[-1]:
+            self._counters["late"] += 1
+        self._sent.add(sequence)
+        self._order.append(sequence)
+        if full:
+            self._sent.discard(self._order.popleft())
+        return False
+
+    @property
+    def idle(self) -> bool:
+        """Whether every result so far is confirmed by the sink."""
+        return not self._waiting and self._written <= self._sink.confirmed
 
     def owe(self, rows: int) -> None:
         """Note that `rows` taken samples are done with: safe as soon as all results so far are confirmed."""

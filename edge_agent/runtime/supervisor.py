@@ -28,6 +28,8 @@ __all__ = ["Supervisor"]
 log = logging.getLogger(__name__)
 POLL_SECONDS_MAX = 1.0
 CLOSE_SECONDS = 3.0
+DRAIN_SECONDS = 1.0
+DRAIN_TURN_SECONDS = 0.02
 REST_SECONDS = 1.0
 T = TypeVar("T")
 
@@ -58,7 +60,7 @@ class Supervisor:
         self._stopping.set()
         self._nudge()
         if self._thread.ident is not None:
-            self._thread.join(CLOSE_SECONDS + 2.0)
+            self._thread.join(DRAIN_SECONDS + CLOSE_SECONDS + 2.0)
         if not self._thread.is_alive() and self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
@@ -110,19 +112,30 @@ class Supervisor:
             self._poll.register(self._wake, select.POLLIN)
             while not self._stopping.is_set():
                 self._turn()
+            self._drain()
         except BaseException as error:
             self.failure = error
             log.exception("supervisor thread ended")
         finally:
             self._close()
 
-    def _turn(self) -> None:
+    def _drain(self) -> None:
+        """Finish what is in flight, so that nothing confirmed is asked again; not for longer than a moment."""
+        for lane in self.lanes.values():
+            lane.draining = True
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while not all(lane.idle for lane in self.lanes.values()) and time.monotonic() < deadline:
+            self._turn(longest=DRAIN_TURN_SECONDS)
+        for lane in self.lanes.values():
+            self._try(lane, time.monotonic(), lane.pump, time.monotonic())  # the last acknowledgements
+
+    def _turn(self, longest: float = POLL_SECONDS_MAX) -> None:
         now = time.monotonic()
         self.beat = now
         for lane in self._awake(now):
             self._try(lane, now, lane.pump, now)
         owners, deadline = self._interests(now)
-        wait = min(max(deadline - time.monotonic(), 0.0), POLL_SECONDS_MAX)
+        wait = min(max(deadline - time.monotonic(), 0.0), longest)
         # poll() counts in whole milliseconds: rounding up a deadline beats spinning on it.
         ready = dict(self._poll.poll(int(wait * 1000) + (wait > 0)))
         now = time.monotonic()

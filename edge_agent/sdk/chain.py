@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Chain:
 
     def __init__(self, given: Any = ()) -> None:
         self._stages: list[tuple[str, Member]] = []
-        self._steps: list[tuple[str, Step | Container]] = []
+        self._steps: list[tuple[str, Step | Container, Callable[..., Any] | None]] = []
         self._live: list[tuple[str, Member]] = []
         self._unnamed: set[int] = set()
         self._resetting: list[Member] = []
@@ -56,6 +56,11 @@ class Chain:
         """Whether every stage is initialized."""
         return len(self._live) == len(self._stages)
 
+    @property
+    def ready(self) -> bool:
+        """Whether there are stages, and every one is initialized."""
+        return 0 < len(self._stages) == len(self._live)
+
     def every_stage(self) -> Iterator[tuple[str, Member]]:
         """Yield all stages with those inside them, each before what it contains."""
         for name, member in self._stages:
@@ -74,6 +79,7 @@ class Chain:
         if any(one is other for one in (member, *inside) for other in known.values()):
             raise ValueError(f"{member!r} stands in the pipeline twice and would mix up its state: make two")
         taken = set(known)
+        step = member if isinstance(member, Container) else Step(member)
         chosen = _free(_stem(member), taken) if name is None else check_name("stage", name)
         _take(chosen, taken)
         self._stages.append((chosen, member))
@@ -87,7 +93,7 @@ class Chain:
             raise
         if name is None:
             self._unnamed.add(id(member))
-        self._steps.append((chosen, member if isinstance(member, Container) else Step(member)))
+        self._steps.append((chosen, step, step.quick if isinstance(step, Step) else None))
         if isinstance(member, Container) or type(member).reset is not Filter.reset:
             self._resetting.append(member)
 
@@ -115,7 +121,7 @@ class Chain:
             chosen = _free(_stem(member), taken) if name in taken and id(member) in self._unnamed else name
             _take(chosen, taken)
             self._stages[place] = chosen, member
-            self._steps[place] = chosen, self._steps[place][1]
+            self._steps[place] = (chosen, *self._steps[place][1:])
             if isinstance(member, Container):
                 for chain in member._chains.values():
                     chain.adopt(taken)
@@ -163,12 +169,20 @@ class Chain:
 
         Rows that run out end the run early: nothing yet. Raises `StageError` naming the innermost stage.
         """
-        name = ""
+        name, rows = "", len(values)
         try:
-            for name, step in self._steps:  # noqa: B007 - named in the error
-                if not len(values):
+            for name, step, quick in self._steps:  # noqa: B007 - named in the error
+                if not rows:
                     break
-                values, times = step.advance(values, times)
+                if quick is None or isinstance(step, Container):
+                    values, times = step.advance(values, times)
+                else:
+                    result = quick(values)
+                    if type(result) is np.ndarray and result.ndim and len(result) == rows:
+                        values = result
+                        continue
+                    values, times = step.settled(result, times)
+                rows = len(values)
         except StageError:
             raise
         except Exception as error:
@@ -178,7 +192,7 @@ class Chain:
     def timed(self, values: Values, times: Frame) -> tuple[Values, Frame, dict[str, float]]:
         """Do what `advance` does, and return the seconds that each stage took as well."""
         seconds: dict[str, float] = {}
-        for name, step in self._steps:
+        for name, step, _ in self._steps:
             started = time.perf_counter()
             try:
                 if len(values):

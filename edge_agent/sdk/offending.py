@@ -60,7 +60,12 @@ _BY_MODULE = (
         "",
     ),
     ("a lock", ("multiprocessing", "asyncio"), ("Lock", "RLock", "Event", "Condition", "Semaphore", "Queue"), ""),
-    ("a process", ("multiprocessing", "concurrent"), ("Process", "Pool", "ThreadPoolExecutor", "ProcessPoolExecutor"), ""),
+    (
+        "a process",
+        ("multiprocessing", "concurrent"),
+        ("Process", "Pool", "ThreadPoolExecutor", "ProcessPoolExecutor"),
+        "",
+    ),
 )
 _FUNCTION = "write it as a method, or as a function of the class's module"
 

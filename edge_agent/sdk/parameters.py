@@ -132,7 +132,7 @@ def _member(value: enum.Enum, where: str) -> str:
         module = module.partition(".")[2]
     names = [value.name] if value.name in cls.__members__ else []
     if not names and isinstance(value, enum.Flag):
-        names = [one.name for one in cls if one in value and one.name is not None]
+        names = [one.name for one in type(value) if one in value and one.name is not None]
     empty = not names and not (isinstance(value, enum.Flag) and value.value == 0)
     if empty or _joined(cls, names) is not value or not _stands_in_its_module(cls):
         raise TypeError(

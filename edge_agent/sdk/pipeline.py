@@ -120,15 +120,16 @@ class Pipeline(Container):
         Stages keep what they remember from batch to batch. An empty frame between stages ends the run: nothing yet.
         Raises `StageError` naming the stage.
         """
-        if not self._chain.stages:
-            raise ValueError(f"pipeline {self.name!r} has no stages: add one with .add(filter)")
-        if not self._chain.live:
+        chain = self._chain
+        if not chain.ready:
+            if not chain.stages:
+                raise ValueError(f"pipeline {self.name!r} has no stages: add one with .add(filter)")
             self.initialize()
         values = frame.values
         if isinstance(values, np.ndarray) and not values.flags.writeable:
             # A view into a receive buffer. Filters that work in place must behave alike on device and workstation.
             values = values.copy()
-        values, times = self._chain.advance(values, frame)
+        values, times = chain.advance(values, frame)
         return self._rows(values, times)
 
     def timed(self, frame: Frame) -> tuple[Frame, dict[str, float]]:
@@ -162,9 +163,9 @@ class Pipeline(Container):
         Every call starts afresh; to go on with a stream batch by batch, use `run`.
         """
         frame = self.frame_of(x)
-        if isinstance(x, Frame) and isinstance(x.values, np.ndarray):
+        if frame is x and isinstance(x.values, np.ndarray):
             frame = x.with_values(x.values.copy())
-        self.reset()
+        self._chain.reset()
         return self.run(frame).values
 
     def fit(self, x: Any, y: Any = None) -> Pipeline:

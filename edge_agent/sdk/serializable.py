@@ -78,7 +78,9 @@ def _parameters(target: Any, parameters: dict[str, Any]) -> Iterator[Offence]:
         except TypeError as error:
             path, _, rest = str(error).removeprefix("parameter ").partition(" is a ")
             kind, _, advice = rest.partition(", which cannot be shipped: ")
-            yield Offence(f"parameter {path}", f"a {kind}" if kind else "no value that can be kept", advice or str(error))
+            yield Offence(
+                f"parameter {path}", f"a {kind}" if kind else "no value that can be kept", advice or str(error)
+            )
 
 
 def _attributes(target: Any, parameters: dict[str, Any]) -> list[Offence]:
@@ -146,7 +148,7 @@ def _parts(value: Any, where: str) -> Iterator[tuple[Any, str]]:
     else:
         yield from _members(value, where)
         # Who says itself how it is written is not looked into.
-        if type(value).__reduce__ is object.__reduce__ and type(value).__reduce_ex__ is object.__reduce_ex__:
+        if all(getattr(type(value), name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
             yield from _inside(value, where)
 
 

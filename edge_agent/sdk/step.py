@@ -25,13 +25,15 @@ _METHODS = ("predict", "transform")
 class Step:
     """A filter bound to its calling convention, looked up once and not per batch."""
 
-    __slots__ = ("_call", "_wants_frame", "label")
+    __slots__ = ("_call", "_wants_frame", "label", "quick")
 
     def __init__(self, target: Any) -> None:
         method = _method_of(target)
         self.label = f"{type(target).__name__}.{method.__name__}"
         self._call: Callable[..., Any] = method
         self._wants_frame = accepts(method, "frame")
+        self.quick = None if self._wants_frame else method
+        """The method itself, where it takes values alone; an array of as many rows needs no judging."""
 
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out. Raises `TypeError` or `ValueError` for an answer that means nothing."""
@@ -51,6 +53,10 @@ class Step:
             result = self._call(values)
         if type(result) is np.ndarray and result.ndim and len(result) == len(times):
             return result, times
+        return self.settled(result, times)
+
+    def settled(self, result: Any, times: Frame) -> tuple[Values, Frame]:
+        """Return what an answer means, and a frame that has the times of its rows. Raises as calling does."""
         if type(result) is not Frame:
             result = self._judge(settle(result), len(times))
         if isinstance(result, Frame):

@@ -25,17 +25,29 @@ def admit(
     columns: Collection[str],
     units: dict[str, str],
     tunables: Collection[str],
+    condemned: Collection[Reason] = (),
 ) -> list[Reason]:
     """Return every reason why `manifest` cannot run on `slot`.
 
-    `columns`, `units` and `tunables` are what the slot's configuration delivers and sets.
+    `columns`, `units` and `tunables` are what the slot's configuration delivers and sets; `condemned` is why the same
+    bytes were quarantined here, if they were.
     """
     return [
+        *_quarantine(condemned),
         *_pipeline(manifest, slot),
         *judge(manifest, profile),
         *_columns(manifest, columns),
         *_units(manifest, units),
         *_tunables(manifest, tunables),
+    ]
+
+
+def _quarantine(condemned: Collection[Reason]) -> list[Reason]:
+    if not condemned:
+        return []
+    words = "; ".join(map(str, condemned))
+    return [
+        Reason(code=ReasonCode.QUARANTINE, message=f"the same bytes failed here before ({words}): push a fixed one")
     ]
 
 

@@ -212,6 +212,7 @@ class Deployer:
             self.happen(deployment.id, Event(kind=EventKind.POSTPONED, reasons=(reason,)), now)
             return
         setup = self._slots[deployment.slot]
+        condemned = next((one for one in self.quarantined(setup.name) if one.digest == deployment.digest), None)
         reasons = admit(
             self._manifest(deployment),
             self._profile,
@@ -219,6 +220,7 @@ class Deployer:
             columns=setup.columns,
             units=setup.units,
             tunables=setup.tunables,
+            condemned=condemned.reasons if condemned is not None else (),
         )
         kind = EventKind.REFUSED if reasons else EventKind.ADMITTED
         self.happen(deployment.id, Event(kind=kind, reasons=tuple(reasons)), now)

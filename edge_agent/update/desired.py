@@ -19,9 +19,13 @@ __all__ = ["Wanted", "desired", "takes_part"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the slot should run. `release` is None when nothing signed applies; `member`: it is the candidate."""
+    """What the slot should run. `release` is None when nothing signed applies; `member`: it is the candidate.
+
+    `refused` is the candidate that this device would run, had it not condemned it before.
+    """
 
     release: ReleaseInfo | None
+    refused: ReleaseInfo | None = None
     rollout_id: str = ""
     member: bool = False
 
@@ -56,6 +60,7 @@ def desired(
     member = not rollout.aborted and (joined or (not rollout.paused and takes_part(rollout, device)))
     if candidate is not None and member and candidate.digest not in quarantined:
         return Wanted(release=candidate, rollout_id=rollout.rollout_id, member=True)
+    refused = candidate if member else None
     if stable is not None and stable.digest not in quarantined:
-        return Wanted(release=stable, rollout_id=rollout.rollout_id, member=False)
-    return Wanted(release=None, rollout_id=rollout.rollout_id)
+        return Wanted(release=stable, refused=refused, rollout_id=rollout.rollout_id)
+    return Wanted(release=None, refused=refused, rollout_id=rollout.rollout_id)

@@ -18,7 +18,7 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode, UpdateRejected
 from edge_agent.contract.messages import ReleaseInfo, Rollout
 from edge_agent.contract.verification import Floor, Request, Verified
 from edge_agent.update.deployer import Deployer, Ports, SlotSetup
-from edge_agent.update.deployment import Deployment, Event, EventKind, State
+from edge_agent.update.deployment import ENDED, Deployment, Event, EventKind, State
 from edge_agent.update.desired import Wanted, desired
 from edge_agent.update.helper import Helper
 from edge_agent.update.store import Refusal, Store, Trust
@@ -189,15 +189,23 @@ class Updater:
             )
             self.happen(under_way.id, Event(kind=EventKind.WITHDRAWN, reasons=(reason,)), now)
             under_way = None
+        if wanted.refused is not None and not self._ended_as(setup, wanted.refused):
+            self._begin(setup, wanted.refused, now)  # admission says why not, and the fleet hears of it
         if info is None:
             return
         if under_way is not None or (active is not None and active.digest == info.digest):
             self._adopt(under_way or active, info.name, info.channel, now)
             return
-        last = self._store.last_ended(setup.name)
-        if last is not None and (last.release, last.digest) == (info.name, info.digest) and self._deployer.stands(last):
-            return
+        if not any(self._deployer.stands(one) for one in self._ended_as(setup, info)):
+            self._begin(setup, info, now)
+
+    def _begin(self, setup: SlotSetup, info: ReleaseInfo, now: float) -> None:
         self._deployer.begin(setup.name, info.channel, info.name, info.digest, now)
+
+    def _ended_as(self, setup: SlotSetup, info: ReleaseInfo) -> list[Deployment]:
+        """Return how the release ended here under this very name."""
+        ended = [one for one in self._store.deployments(setup.name) if one.state in ENDED]
+        return [one for one in ended if (one.release, one.digest) == (info.name, info.digest)]
 
     def _ended(self, deployment: Deployment, now: float) -> None:
         """A release failed here: perhaps another one is wanted now."""

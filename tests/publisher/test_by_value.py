@@ -297,3 +297,57 @@ def test_the_bundle_is_a_wheel_for_one_interpreter() -> None:
     assert bundle.requires_python == f"=={sys.version_info.major}.{sys.version_info.minor}.*"
     assert [*bundle.members] == [PINNED_MEMBER]
     assert issubclass(Filter, object)
+
+
+def test_what_the_state_reaches_goes_along_even_where_the_class_does_not_name_it() -> None:
+    module = executed(
+        "class Hidden:\n    def __init__(self, v):\n        self.v = v\n"
+        "class Odd(Filter):\n    def predict(self, x):\n        return x * self.held.v\n"
+    )
+    made = module.Odd()
+    made.held = module.Hidden(4.0)
+    shelf = Shelf()
+    again = from_manifest(to_manifest(made, keep=shelf.keep), shelf)
+    assert again.predict([[2.0]]).tolist() == [[8.0]]
+    assert type(again["odd"].held) is not module.Hidden  # type: ignore[union-attr]
+
+
+def test_two_things_of_one_name_are_refused() -> None:
+    one, two = (
+        executed("class Hidden:\n    pass\nclass Odd(Filter):\n    def predict(self, x):\n        return x")
+        for _ in "ab"
+    )
+    made = one.Odd()
+    made.held = [one.Hidden(), two.Hidden()]
+    with pytest.raises(AuthorError, match="two different things called"):
+        to_manifest(made)
+
+
+def test_a_pinned_class_is_loaded_fitted_and_packed_again() -> None:
+    module = executed(
+        "class Odd(Filter):\n    def fit(self, x):\n        self.m = x.mean()\n    def predict(self, x):\n        return x + self.m"
+    )
+    shelf = Shelf()
+    first = to_manifest(Pipeline("p", [module.Odd()]).fit([[1.0]]), keep=shelf.keep)["stages"][0]
+    again = from_manifest(to_manifest(Pipeline("p", [module.Odd()]).fit([[1.0]]), keep=shelf.keep), shelf)
+    second = to_manifest(again.fit([[5.0]]))["stages"][0]
+    assert [second[key] for key in ("bundle", "fingerprint", "tag")] == [
+        first[key] for key in ("bundle", "fingerprint", "tag")
+    ]
+    assert second["state"] != first["state"]
+    with pytest.raises(AuthorError, match="pinned to this Python"):
+        pack(again, require_portable=True, declared=False)
+
+
+def test_enums_cached_properties_and_installed_modules_travel() -> None:
+    module = executed(
+        "import collections.abc, enum, functools, msgspec\n"
+        "class Mode(enum.Enum):\n    UP = 3\n    def shout(self):\n        return self.name + '!'\n"
+        "class Odd(Filter):\n    @functools.cached_property\n    def level(self):\n        return Mode.UP\n"
+        "    def predict(self, x):\n        assert self.level.shout() == 'UP!' and self.level is Mode(3)\n"
+        "        assert isinstance([], collections.abc.Sequence)\n        return msgspec.json.decode('[[7]]')\n"
+    )
+    shelf = Shelf()
+    manifest = to_manifest(module.Odd(), keep=shelf.keep)
+    assert from_manifest(manifest, shelf).predict([[1.0]]) == [[7]]
+    assert any(text.startswith("msgspec") for text in manifest["requires"])

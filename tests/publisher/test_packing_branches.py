@@ -131,7 +131,9 @@ def test_what_cannot_travel_is_refused_before_anything_is_packed():
     pipeline = Pipeline("q", stages[:1], input=Input(["a"]), output=Output(["b"]))
     pipeline.add(Parallel({"b": [("three", stages[0][1].__class__())]}))
     pipeline["three"].call = lambda: 0
-    with pytest.raises(AuthorError, match=r"stage 'one': Standardize.lock is a lock.*; stage 'three': .*call is a lamb"):
+    with pytest.raises(
+        AuthorError, match=r"stage 'one': Standardize.lock is a lock.*; stage 'three': .*call is a lamb"
+    ):
         pack(pipeline)
 
 

@@ -29,6 +29,7 @@ from edge_agent.contract import archive
 from edge_agent.contract.bundle import Bundle, build_bundle, read_bundle
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import ReasonCode, UpdateRejected
+from edge_agent.contract.pinned import PINNED_MEMBER
 
 FILES = {"dsp/__init__.py": b"", "dsp/filters.py": b"class Low: pass\n", "helper.py": b"K = 1\n"}
 ARGUMENTS: dict[str, Any] = {
@@ -96,7 +97,7 @@ def test_what_is_built_reads_back() -> None:
 
 def test_a_pinned_bundle_keeps_its_tag_and_needs_no_source() -> None:
     bundle = read_bundle(build(tag="cp311-none-any", files={PINNED_MEMBER: b"x"}, data={}))
-    assert (bundle.tag, bundle.members) == ("cp311-none-any", {"class.pickle": b"x"})
+    assert (bundle.tag, bundle.members) == ("cp311-none-any", {PINNED_MEMBER: b"x"})
 
 
 def test_a_bundle_without_requirements_or_python_says_so() -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from edge_agent.runtime.member import Answer
-from edge_agent.runtime.outlet import Outlet
+from edge_agent.runtime.outlet import REMEMBERED_MAX, Outlet
 from tests.simulators.slot import ScriptedSink, ScriptedSource
 
 
@@ -37,6 +37,32 @@ def test_a_result_goes_out_once() -> None:
     assert bench.counters == {"outputs": 3, "repeats_dropped": 2}
     (first, *_) = bench.sink.messages
     assert (first.stream, first.release, first.probation, first.values) == ("device/act", "act@1", True, {"y": 1.0})
+
+
+def test_what_comes_late_is_answered_and_counted() -> None:
+    bench = Bench()
+    bench.emit(5, 3, 4, 3)
+    assert [message.sequence for message in bench.sink.messages] == [5, 3, 4]
+    assert bench.counters == {"outputs": 3, "late": 1, "repeats_dropped": 1}
+
+
+def test_what_is_older_than_its_memory_counts_as_sent() -> None:
+    bench = Bench(capacity=2 * REMEMBERED_MAX)
+    bench.emit(*range(10, REMEMBERED_MAX + 20))
+    bench.emit(9, 15, 30)
+    assert bench.counters == {"outputs": REMEMBERED_MAX + 10, "repeats_dropped": 3}
+
+
+def test_it_is_idle_when_the_sink_has_confirmed_everything() -> None:
+    bench = Bench(capacity=1)
+    assert bench.outlet.idle
+    bench.emit(1, 2)
+    assert not bench.outlet.idle
+    bench.sink.confirm(1)
+    bench.outlet.flush()
+    assert not bench.outlet.idle
+    bench.sink.confirm(2)
+    assert bench.outlet.idle
 
 
 def test_a_stream_that_starts_anew_is_cut_there_and_may_repeat_its_numbers() -> None:

@@ -47,7 +47,12 @@ def test_thirty_swaps_leave_no_process_descriptor_or_zombie(releases: Releases) 
             if number % 3 == 0:  # the others are let go in the middle of loading
                 slot.feed(3)
                 slot.wait_for_done()
-        until(lambda: slot.active_pid and not slot.lane.crew.dying, what="the last worker")
+
+        def settled() -> bool:
+            active = slot.lane._active
+            return active is not None and active.key == plans[29 % 3].key and not slot.lane.crew.dying
+
+        until(settled, what="the last worker, alone")
         assert len(children() - before[0]) == 1
         assert len(slot.lane.crew._plans) == 1
     assert (children(), descriptors()) == before

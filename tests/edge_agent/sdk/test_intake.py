@@ -119,3 +119,18 @@ def test_other_self_tests():
     assert read_self_test(frame, SPEC, "p") is frame
     with pytest.raises(FileNotFoundError, match=r"self_test: there is no file 'gone.csv'"):
         read_self_test("gone.csv", SPEC, "p")
+
+
+@pytest.mark.parametrize("x", [["a", "b"], [["a"], ["b"]], np.array(["a", "b"]), np.array([["a"], ["b"]], object)])
+def test_texts_of_one_column_are_bare(x):
+    frame = to_frame(x, InputSpec(columns=["text"]), "p")
+    assert frame.values == ["a", "b"]
+    assert frame.columns == ("text",)
+
+
+def test_rows_that_are_not_numbers_have_a_cell_for_each_column():
+    spec = InputSpec(columns=["name", "count"])
+    assert to_frame([["a", 1], ("b", 2)], spec, "p").values == [["a", 1], ("b", 2)]
+    assert to_frame([{"name": "a"}], spec, "p").values == [{"name": "a"}]
+    with pytest.raises(ValueError, match=r"takes rows of 2 columns \(name, count\), row 1 has 3"):
+        to_frame([["a", 1], ["b", 2, 3]], spec, "p")

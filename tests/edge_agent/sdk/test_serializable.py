@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ class Slotted:
     __slots__ = ("inner",)
 
 
-class torch:  # noqa: N801 - a stand-in for a module's tensor
+class torch:
     class Tensor:
         __module__ = "torch"
 
@@ -58,7 +59,7 @@ def generator():
 
 
 LIVE = {
-    "open file": (lambda: open(__file__), "an open file", "files()"),
+    "open file": (lambda: Path(__file__).open(), "an open file", "files()"),
     "socket": (socket.socket, "a socket", "no network"),
     "lock": (threading.Lock, "a lock", "make it in __init__"),
     "event": (threading.Event, "a lock", "make it in __init__"),
@@ -216,6 +217,9 @@ def test_a_pipeline_is_looked_through_as_a_whole():
     bad = holding(lock=threading.Lock())
     pipeline = Pipeline("p", [Holder(), Parallel({"a": [("inner", bad)]}), Pipeline("q", [("last", Tuned(how=print))])])
     assert [str(one).split(":")[0] for one in validate_serializable(pipeline)] == ["stage 'inner'", "stage 'last'"]
-    with pytest.raises(AuthorError, match=r"stage 'inner': Holder.lock is a lock: make it in __init__.*; stage 'last': parameter how is a"):
+    with pytest.raises(
+        AuthorError,
+        match=r"stage 'inner': Holder.lock is a lock: make it in __init__.*; stage 'last': parameter how is a",
+    ):
         require_serializable(pipeline)
     require_serializable(Pipeline("p", [Holder()]))

@@ -288,10 +288,16 @@ def test_a_release_that_rolled_back_is_quarantined_and_not_retried_but_a_new_one
     assert bench.newest.state is State.ROLLED_BACK
     bench.deliver(envelope)
     bench.announce(two, one)
-    bench.announce(bench.sign(two.manifest, two.parsed), one)
+    assert len(bench.store.deployments()) == 2
+    renamed = bench.sign(two.manifest, two.parsed)
+    bench.announce(renamed, one)
+    assert (bench.newest.release, bench.newest.state) == (renamed.info.name, State.REJECTED)
+    (reason,) = bench.newest.reasons
+    assert reason.code is ReasonCode.QUARANTINE
+    assert "12 of 100 frames raised ValueError" in reason.message
     bench.crash()
     bench.restart()
-    assert len(bench.store.deployments()) == 2
+    assert len(bench.store.deployments()) == 3
     assert bench.runs == "activity@1"
     three = bench.release("three")
     bench.announce(three, one)

@@ -1,0 +1,68 @@
+"""Three stages through a pipeline against the same numpy calls made directly, one row and 256 rows of 10 columns.
+
+    .venv/bin/python benchmarks/pipeline.py [--json]
+
+The stages standardize, multiply by a matrix and take the hyperbolic tangent. Each figure is the best of many rounds, in
+microseconds; `run` is what a worker calls for every batch, `predict` what an author calls for a stream of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import timeit
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edge_agent import Filter, Frame, Input, Output, Pipeline, Standardize
+
+ROUNDS = 40
+COLUMNS = [f"c{place}" for place in range(10)]
+RNG = np.random.default_rng(0)
+MATRIX = RNG.normal(size=(10, 10))
+
+
+class Mix(Filter):
+    def predict(self, x: Any) -> Any:
+        return x @ MATRIX
+
+
+class Squash(Filter):
+    def predict(self, x: Any) -> Any:
+        return np.tanh(x)
+
+
+def microseconds(call: Callable[[], Any]) -> float:
+    timer = timeit.Timer(call)
+    count = max(1, timer.autorange()[0] // 10)
+    return min(timer.repeat(ROUNDS, count)) / count * 1e6
+
+
+def measure(rows: int) -> dict[str, float]:
+    x = RNG.normal(size=(rows, 10))
+    scaler = Standardize().fit(RNG.normal(size=(500, 10)))
+    mean, scale = scaler.mean, scaler.scale
+    pipeline = Pipeline("bench", [scaler, Mix(), Squash()], input=Input(COLUMNS), output=Output(COLUMNS))
+    pipeline.initialize()
+    frame = Frame.of(x, columns=COLUMNS)
+    np.testing.assert_array_equal(pipeline.predict(x), np.tanh(((x - mean) / scale) @ MATRIX))
+    direct = microseconds(lambda: np.tanh(((x - mean) / scale) @ MATRIX))
+    run, predict = microseconds(lambda: pipeline.run(frame)), microseconds(lambda: pipeline.predict(x))
+    return {"rows": rows, "direct": direct, "run": run, "predict": predict}
+
+
+def main() -> None:
+    found = [measure(rows) for rows in (1, 256)]
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(found))
+        return
+    print(f"{'rows':>5} {'direct':>9} {'run':>9} {'predict':>9}   run/direct  predict/direct")
+    for one in found:
+        ratios = f"{one['run'] / one['direct']:10.2f} x {one['predict'] / one['direct']:13.2f} x"
+        print(f"{one['rows']:5.0f} {one['direct']:9.2f} {one['run']:9.2f} {one['predict']:9.2f}  {ratios}")
+
+
+if __name__ == "__main__":
+    main()
