@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from publisher.pushing import rollback as rollback
     from publisher.registry import Registry as Registry
     from publisher.registry import Version as Version
+    from publisher.renewal import refresh as refresh
 
 _HOMES = {
     "ChannelStatus": "overview",
@@ -37,6 +38,7 @@ _HOMES = {
     "Version": "registry",
     "init": "founding",
     "push": "pushing",
+    "refresh": "renewal",
     "rollback": "pushing",
     "status": "overview",
 }

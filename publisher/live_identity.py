@@ -22,7 +22,7 @@ import json
 import logging
 import textwrap
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edge_agent.sdk import plain
@@ -209,16 +209,18 @@ def _const(value: Any) -> Any:
 def _text_of(item: _Item) -> str | None:
     """Return the hash of a definition's syntax tree, None where its text cannot be had or says something else."""
     try:
-        text = textwrap.dedent(inspect.getsource(item))
-        node = ast.parse(text).body[0]
-        flags = _flags(item)
-        compiled = compile(text, "<text>", "exec", flags=flags, dont_inherit=True)
+        node = ast.parse(textwrap.dedent(inspect.getsource(item))).body[0]
+        # All of the file or cell: what is imported in it changes the code of functions.
+        whole = "".join(inspect.findsource(item)[0])
+        compiled = compile(whole, "<text>", "exec", flags=_flags(item), dont_inherit=True)
     except (OSError, TypeError, SyntaxError, ValueError, IndexError):
         return None
     if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name != item.__name__:
         return None
-    known = {code.co_qualname: code for code in _codes(compiled)}
-    if not all(_says(known, function, item) for function in _functions(item)):
+    known: dict[str, list[Any]] = {}
+    for code in _codes(compiled):
+        known.setdefault(code.co_qualname, []).append(_code(code, None))
+    if not all(_code(one.__code__, None) in known.get(one.__code__.co_qualname, ()) for one in _functions(item)):
         return None
     own = isinstance(item, type) and type(item) in (type, abc.ABCMeta)
     words = {name for function in _functions(item) for name in _names(function.__code__)}
@@ -232,7 +234,7 @@ def _own_text(function: types.FunctionType) -> str | None:
 
 
 def _belongs(function: types.FunctionType, cls: type) -> bool:
-    """Tell whether a function was defined in the body of a class, and was not put there later or made by a decorator."""
+    """Tell whether a function was defined in the body of a class, not put there later or made by a decorator."""
     return function.__code__.co_qualname.startswith(f"{cls.__qualname__}.") and not _is_generated(function)
 
 
@@ -254,12 +256,6 @@ def _functions(item: _Item) -> Iterator[types.FunctionType]:
         if isinstance(value, property):
             parts = (value.fget, value.fset, value.fdel)
         yield from (part for part in parts if isinstance(part, types.FunctionType) and _belongs(part, item))
-
-
-def _says(known: Mapping[str, types.CodeType], function: types.FunctionType, item: _Item) -> bool:
-    prefix = item.__qualname__.removesuffix(item.__name__)
-    code = known.get(function.__code__.co_qualname.removeprefix(prefix))
-    return code is not None and _code(code, None) == _code(function.__code__, None)
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -89,8 +89,14 @@ class Uplink:
     def send_blobs(self, contents: Iterable[bytes]) -> int:
         """Keep blobs in the record and make sure the broker has them; return the bytes sent for those it lacked."""
         record = self._channel.record
-        by_ref: dict[BlobRef, bytes] = {record.put_blob(data): data for data in contents}
-        lacking = blobs.absent(self._client, self._topics, list(by_ref), RETAINED_SECONDS)
+        new, known = [], []
+        by_ref: dict[BlobRef, bytes] = {}
+        for data in contents:
+            ref = BlobRef.of(data)
+            (known if record.has_blob(ref) else new).append(ref)
+            by_ref[record.put_blob(data)] = data
+        # Asking what a broker lacks costs a wait; what the record never had was never sent.
+        lacking = [*new, *(blobs.absent(self._client, self._topics, known, RETAINED_SECONDS) if known else [])]
         return sum(blobs.publish(self._client, self._topics, by_ref[ref]) for ref in lacking)
 
     def announce(self, envelope: bytes) -> int:

@@ -10,7 +10,7 @@ import re
 
 from edge_agent.contract.errors import ReasonCode, UpdateRejected
 
-__all__ = ["PINNED_MEMBER", "interpreter_of", "is_pinned", "unwrap_pinned", "wrap_pinned"]
+__all__ = ["PINNED_MEMBER", "is_pinned", "unwrap_pinned", "wrap_pinned"]
 
 PINNED_MEMBER = "pinned.cloudpickle"
 _TAG = re.compile(r"(cp3\d{1,2})-none-any")
@@ -20,14 +20,6 @@ _HEADER = re.compile(rb"fieldcast-pinned 1 (cp3\d{1,2})\n")
 def is_pinned(tag: str) -> bool:
     """Tell whether a bundle's wheel tag is that of a pinned one."""
     return _TAG.fullmatch(tag) is not None
-
-
-def interpreter_of(tag: str) -> str:
-    """Return the interpreter (`cp312`) of a pinned bundle's tag. Raises `ValueError` for other tags."""
-    found = _TAG.fullmatch(tag)
-    if found is None:
-        raise ValueError(f"{tag} is not the tag of a pinned bundle")
-    return found[1]
 
 
 def wrap_pinned(interpreter: str, pickle: bytes) -> bytes:

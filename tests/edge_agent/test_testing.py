@@ -112,7 +112,7 @@ def test_what_does_not_is_said():
     with pytest.raises(AssertionError, match="Fewer gives 8 rows, rebuilt 7"):
         roundtrip(fewer, ROWS)
     held = Learned()
-    held.file = Path(os.devnull).open()
+    held.file = Path(os.devnull).open()  # noqa: SIM115
     try:
         with pytest.raises(AuthorError, match=r"Learned.file is an open file"):
             roundtrip(held, ROWS)

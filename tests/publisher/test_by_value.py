@@ -313,10 +313,8 @@ def test_what_the_state_reaches_goes_along_even_where_the_class_does_not_name_it
 
 
 def test_two_things_of_one_name_are_refused() -> None:
-    one, two = (
-        executed("class Hidden:\n    pass\nclass Odd(Filter):\n    def predict(self, x):\n        return x")
-        for _ in "ab"
-    )
+    source = "class Hidden:\n    pass\nclass Odd(Filter):\n    def predict(self, x):\n        return x"
+    one, two = executed(source), executed(source)
     made = one.Odd()
     made.held = [one.Hidden(), two.Hidden()]
     with pytest.raises(AuthorError, match="two different things called"):
@@ -324,16 +322,14 @@ def test_two_things_of_one_name_are_refused() -> None:
 
 
 def test_a_pinned_class_is_loaded_fitted_and_packed_again() -> None:
-    module = executed(
-        "class Odd(Filter):\n    def fit(self, x):\n        self.m = x.mean()\n    def predict(self, x):\n        return x + self.m"
-    )
+    body = "class Odd(Filter):\n    def fit(self, x):\n        self.m = x.mean()\n"
+    made = executed(f"{body}    def predict(self, x):\n        return x + self.m").Odd()
     shelf = Shelf()
-    first = to_manifest(Pipeline("p", [module.Odd()]).fit([[1.0]]), keep=shelf.keep)["stages"][0]
-    again = from_manifest(to_manifest(Pipeline("p", [module.Odd()]).fit([[1.0]]), keep=shelf.keep), shelf)
-    second = to_manifest(again.fit([[5.0]]))["stages"][0]
-    assert [second[key] for key in ("bundle", "fingerprint", "tag")] == [
-        first[key] for key in ("bundle", "fingerprint", "tag")
-    ]
+    manifest = to_manifest(Pipeline("p", [made]).fit([[1.0]]), keep=shelf.keep)
+    again = from_manifest(manifest, shelf)
+    first, second = manifest["stages"][0], to_manifest(again.fit([[5.0]]))["stages"][0]
+    same = ("bundle", "fingerprint", "tag", "target")
+    assert [second[key] for key in same] == [first[key] for key in same]
     assert second["state"] != first["state"]
     with pytest.raises(AuthorError, match="pinned to this Python"):
         pack(again, require_portable=True, declared=False)

@@ -111,6 +111,44 @@ def test_an_order_that_is_none_of_the_branches_is_refused(package, tmp_path):
         rebuilt(Package(package.manifest, data, package.blobs, []), tmp_path)
 
 
+ENUM = """
+import enum
+from edge_agent import Filter, Input, Output, Pipeline
+
+
+class Mode(enum.Flag):
+    ADD = 1
+    DOUBLE = 2
+
+
+class Moded(Filter):
+    def __init__(self, mode):
+        super().__init__(mode=mode)
+
+    def predict(self, x):
+        x = x * 2 if Mode.DOUBLE in self.mode else x
+        return x + 1 if Mode.ADD in self.mode else x
+
+
+pipeline = Pipeline("moded", [Moded(Mode.ADD | Mode.DOUBLE)], input=Input(["x"]), output=Output(["y"]))
+"""
+
+
+def test_an_enum_of_the_authors_becomes_the_bundles_own(tmp_path, monkeypatch):
+    (tmp_path / "moded_author.py").write_text(ENUM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    author = importlib.import_module("moded_author")
+    try:
+        package = pack(author.pipeline)
+    finally:
+        del sys.modules["moded_author"]
+    assert package.manifest.stages[0].parameters == {"mode": {"$enum": "moded_author:Mode:ADD|DOUBLE"}}
+    (tmp_path / "device").mkdir()
+    again = rebuilt(package, tmp_path / "device")
+    assert type(again["moded"].mode) is not author.Mode
+    assert again.predict([[3.0]]).tolist() == [[7.0]]
+
+
 def test_what_a_snippet_imports_is_required():
     pipeline = Pipeline(
         "snippet",

@@ -59,7 +59,7 @@ def generator():
 
 
 LIVE = {
-    "open file": (lambda: Path(__file__).open(), "an open file", "files()"),
+    "open file": (lambda: Path(__file__).open(), "an open file", "files()"),  # noqa: SIM115
     "socket": (socket.socket, "a socket", "no network"),
     "lock": (threading.Lock, "a lock", "make it in __init__"),
     "event": (threading.Event, "a lock", "make it in __init__"),

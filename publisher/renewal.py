@@ -1,0 +1,42 @@
+"""Renews a channel's freshness: a new timestamp and snapshot over the same releases (T6).
+
+Needs only those two keys, so it may run from a timer on an always-on host. It offers nothing new to anybody.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from publisher.config import load_home
+from publisher.keys import KeyStore
+from publisher.passphrase import Passphrase, ask
+from publisher.record import Record
+from publisher.repository import Channel
+from publisher.uplink import Uplink, connect
+
+__all__ = ["refresh"]
+
+
+def refresh(
+    channels: tuple[str, ...] = (), *, home: str | Path | None = None, passphrase: Passphrase = ask
+) -> dict[str, float]:
+    """Sign timestamp and snapshot of `channels` (default: all) anew and announce them.
+
+    Returns when each channel's metadata expires now, seconds UTC. Raises `ConfigError`, `AuthorError`,
+    `TransportError`; nothing is signed unless the broker answers.
+    """
+    place = load_home(home)
+    names = [place.require_channel(name) for name in channels] or place.channels
+    secret = passphrase if isinstance(passphrase, str) else passphrase()
+    keys, record = KeyStore(place.keys), Record(place.record_location)
+    for name in names:
+        keys.signer(f"{name}-timestamp", secret)
+    expiries = {}
+    with connect(place) as client:
+        for name in names:
+            channel = Channel(record, place.fleet, name)
+            uplink = Uplink(client, channel)
+            uplink.require_one_history()
+            uplink.announce(channel.refresh(keys=keys, passphrase=secret))
+            expiries[name] = min(channel.expiries().values())
+    return expiries
