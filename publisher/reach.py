@@ -21,6 +21,7 @@ __all__ = ["Component", "Graph"]
 
 _SEES_MODULE = {"globals", "eval", "exec", "vars", "dir", "locals", "compile"}
 _SEES_ALL = {"__subclasses__", "pickle", "cloudpickle", "dill", "joblib", "shelve", "gc", "get_objects"}
+_OWN_NAMES = {"__name__", "__file__", "__doc__", "__path__", "__spec__", "__package__", "__loader__"}
 _DEPTH_LIMIT = 40
 
 
@@ -167,7 +168,7 @@ class Graph:
                 found.extend(self._follow(step, rest[1:]))
         if self._is_local(submodule):
             found.extend(self._follow(Target(submodule, ""), rest[1:]))
-        return found or ([] if rest[0].startswith("__") else [target])
+        return found or ([] if rest[0] in _OWN_NAMES else [target])
 
     def _whole(self, name: str) -> list[Target]:
         if name not in self.modules:

@@ -24,7 +24,7 @@ from edge_agent.runtime import wire
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind
 
-__all__ = ["WARM_BATCHES_MAX", "Answer", "Batch", "Member", "failure_of"]
+__all__ = ["WARM_BATCHES_MAX", "WORKER", "Answer", "Batch", "Member", "Program", "failure_of"]
 
 OUTSTANDING_MAX = 512
 WARM_BATCHES_MAX = 16
@@ -33,6 +33,16 @@ OBITUARY_SECONDS = 0.02
 # What a worker gets to see of the agent's environment; everything else may hold secrets.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "COVERAGE_PROCESS_START")
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Program(NamedTuple):
+    """What a worker process is started as: the interpreter's arguments, and its environment beside the usual."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str] = {}
+
+
+WORKER = Program(("-I", "-P", "-m", "edge_agent.runtime.worker"))
 
 
 class Batch:
@@ -78,7 +88,14 @@ class Member:
     """A worker process for release `release`, known to the updater as deployment `key`."""
 
     def __init__(
-        self, key: int, release: str, root: Path, columns: list[str], tunables: dict[str, Any], now: float
+        self,
+        key: int,
+        release: str,
+        root: Path,
+        columns: list[str],
+        tunables: dict[str, Any],
+        now: float,
+        program: Program = WORKER,
     ) -> None:
         self.key, self.release, self.root, self.columns, self.tunables = key, release, root, columns, tunables
         self.started_at = now
@@ -93,7 +110,7 @@ class Member:
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-            self.pid = _spawn(theirs)
+            self.pid = _spawn(theirs, program)
         except BaseException:
             ours.close()
             raise
@@ -278,9 +295,10 @@ def _rows(header: Header, payload: memoryview) -> Answer:
     )
 
 
-def _spawn(sock: socket.socket) -> int:
+def _spawn(sock: socket.socket, program: Program) -> int:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _THREADS
-    command = [sys.executable, "-I", "-P", "-m", "edge_agent.runtime.worker", str(os.getpid())]
+    environment |= program.environment
+    command = [sys.executable, *program.arguments, str(os.getpid())]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, 2, 1),  # what a filter prints goes where the agent's log goes

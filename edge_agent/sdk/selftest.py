@@ -19,7 +19,7 @@ from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.state import undisturbed
 from edge_agent.sdk.validity import invalid_rows
 
-__all__ = ["ROWS_MAX", "SelfTestFailed", "build", "check"]
+__all__ = ["ROWS_MAX", "SelfTestFailed", "build", "check", "equal", "read", "shown"]
 
 ROWS_MAX = 10_000
 _FORMAT = 1
@@ -62,10 +62,7 @@ def check(pipeline: Pipeline, data: bytes) -> str:
 
     Raises `SelfTestFailed`, `StageError` if a stage fails, `ValueError` if `data` is no self-test.
     """
-    content = plain.decode(data)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("input"), bytes):
-        raise ValueError("not a self-test, or one of a format that this version does not read")
-    frame = Frame.from_bytes(content["input"])
+    frame, content = read(data)
     found = _listed(_run(pipeline, frame))
     expected = content.get("expected")
     if expected is None:
@@ -78,6 +75,14 @@ def check(pipeline: Pipeline, data: bytes) -> str:
     for row, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
         _compare_rows(row, mine, theirs, content.get("columns") or [], rtol, atol)
     return f"{len(frame)} rows in, {len(found)} out, equal within {rtol:.0e}"
+
+
+def read(data: bytes) -> tuple[Frame, dict[str, Any]]:
+    """Return a self-test's input, and all it says: `expected`, `columns`, `rtol`, `atol`. Raises `ValueError`."""
+    content = plain.decode(data)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("input"), bytes):
+        raise ValueError("not a self-test, or one of a format that this version does not read")
+    return Frame.from_bytes(content["input"]), content
 
 
 def _run(pipeline: Pipeline, frame: Frame) -> Frame:
@@ -105,30 +110,32 @@ def _listed(frame: Frame) -> list[Any]:
 
 def _compare_rows(row: int, found: Any, expected: Any, columns: list[str], rtol: float, atol: float) -> None:
     if not isinstance(found, list) or not isinstance(expected, list) or len(found) != len(expected):
-        if not _equal(found, expected, rtol, atol):
-            raise SelfTestFailed(f"row {row}: expected {_shown(expected)}, got {_shown(found)}")
+        if not equal(found, expected, rtol, atol):
+            raise SelfTestFailed(f"row {row}: expected {shown(expected)}, got {shown(found)}")
         return
     for place, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
-        if not _equal(mine, theirs, rtol, atol):
+        if not equal(mine, theirs, rtol, atol):
             name = columns[place] if place < len(columns) else str(place)
             raise SelfTestFailed(
-                f"row {row}, column {name!r}: expected {_shown(theirs)}, got {_shown(mine)} (tolerance {rtol:.0e})"
+                f"row {row}, column {name!r}: expected {shown(theirs)}, got {shown(mine)} (tolerance {rtol:.0e})"
             )
 
 
-def _equal(found: Any, expected: Any, rtol: float, atol: float) -> bool:
+def equal(found: Any, expected: Any, rtol: float, atol: float) -> bool:
+    """Tell whether two values agree: numbers within the tolerance (NaN with NaN), all else exactly."""
     if isinstance(found, int | float) and isinstance(expected, int | float):
         if math.isnan(found) or math.isnan(expected):
             return math.isnan(found) and math.isnan(expected)
         return math.isclose(found, expected, rel_tol=rtol, abs_tol=atol)
     if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
         return len(found) == len(expected) and all(
-            _equal(one, other, rtol, atol) for one, other in zip(found, expected, strict=True)
+            equal(one, other, rtol, atol) for one, other in zip(found, expected, strict=True)
         )
     if isinstance(found, dict) and isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(_equal(found[key], expected[key], rtol, atol) for key in found)
+        return found.keys() == expected.keys() and all(equal(found[key], expected[key], rtol, atol) for key in found)
     return bool(found == expected)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as a message shows it."""
     return f"{value:.6g}" if isinstance(value, float) else repr(value)[:120]

@@ -18,10 +18,6 @@ from publisher.repository import Channel
 from publisher.uplink import Uplink, connect
 from tests.simulators.broker import Mosquitto
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="no mosquitto"
-)
-
 
 def versions(home: Home, name: str) -> str:
     return json.dumps(sorted(Record(home.record_location).walk(f"channel/{name}")))
