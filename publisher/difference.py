@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from edge_agent.contract.digest import BlobRef, encode_json
 from edge_agent.contract.errors import AuthorError
@@ -86,6 +88,8 @@ def compare(a: Edition, b: Edition) -> Difference:
         old, new = left.parts.get(name), right.parts.get(name)
         if old and new:
             differences = [*_parts(old, new), *_stages(name, left, right)]
+            if not (left.manifest and right.manifest):
+                differences += _requirements(old, new)
             found += [(name, one) for one in differences]
             changed |= set(_touched(old, new, differences))
         else:
@@ -121,12 +125,18 @@ def _parts(old: Part, new: Part) -> Iterator[Alteration]:
             yield change("target", "", old.target, new.target)
         else:
             yield Alteration("code", new.target, f"code of {new.target} (there is no source of both to compare)")
-    if _names(old.requires) != _names(new.requires):
-        yield change("requires", "", *_apart(old.requires, new.requires))
 
 
-def _names(requires: tuple[str, ...]) -> set[str]:
-    return {text.replace(" ", "") for text in requires}
+def _requirements(old: Part, new: Part) -> list[Alteration]:
+    """What two classes require: versions count only where both say them."""
+    left, right = (
+        one.requires if old.bundled and new.bundled else tuple(map(_distribution, one.requires)) for one in (old, new)
+    )
+    return [change("requires", "", *_apart(left, right))] if set(left) != set(right) else []
+
+
+def _distribution(text: str) -> str:
+    return canonicalize_name(Requirement(text).name)
 
 
 def _apart(old: tuple[str, ...] | list[str], new: tuple[str, ...] | list[str]) -> tuple[str, str]:

@@ -31,13 +31,17 @@ Blobs = Callable[[BlobRef], bytes]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The code of one class: its files at their import paths, and what they mean where there is source."""
+    """The code of one class: its files at their import paths, and what they mean where there is source.
+
+    `requires` of a bundle are requirements as shipped; `bundled` tells them from the bare names that source needs.
+    """
 
     target: str
     fingerprint: str
     analysis: Analysis | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    bundled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,7 @@ def _from_source(target: str, root: Path | None, analysis: Analysis) -> Part:
         fingerprint=analysis.fingerprint.value,
         analysis=analysis,
         files={file.path: file.source for file in (*closure.files, *closure.data)},
-        requires=tuple(sorted({*closure.requires, *closure.declared})),
+        requires=closure.requires,
     )
 
 
@@ -132,4 +136,4 @@ def _bundled(stage: Stage, blob: Blobs) -> Part:
                 analysis = analyse(stage.target, root=Path(name))
             except FieldcastError:
                 analysis = None
-    return Part(stage.target, stage.fingerprint, analysis, dict(bundle.members), bundle.requires)
+    return Part(stage.target, stage.fingerprint, analysis, dict(bundle.members), bundle.requires, bundled=True)

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,14 +82,18 @@ class Worker:
         ref = self._manifest.self_test
         if ref is None:
             return "no self-test shipped"
-        from edge_agent.sdk.selftest import check
-
         _, twin = _load(root, {})
         twin.initialize()
         try:
-            return check(twin, (root / "blobs" / ref.digest.hex).read_bytes())
+            return self.judge(twin, (root / "blobs" / ref.digest.hex).read_bytes())
         finally:
             twin.cleanup()
+
+    def judge(self, twin: Pipeline, data: bytes) -> str:
+        """Run the self-test in `data` on `twin` and return its result in words. Raises what it raises."""
+        from edge_agent.sdk.selftest import check
+
+        return check(twin, data)
 
     def _answer(self, header: Header, payload: memoryview) -> None:
         try:
@@ -193,14 +198,14 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def main() -> None:
+def main(kind: Callable[[socket.socket], Worker] = Worker) -> None:
     """Lock down, then serve the socket on descriptor 3."""
     from edge_agent.runtime.sandbox import Limits, apply
 
     applied = apply(Limits(parent=int(sys.argv[1])))
     sock = socket.socket(fileno=SOCKET_FD)
     try:
-        Worker(sock).serve(applied)
+        kind(sock).serve(applied)
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the supervisor is gone; so are we
     except BaseException as error:  # noqa: BLE001 - it ends the process

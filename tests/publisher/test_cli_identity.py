@@ -322,6 +322,8 @@ def test_show_says_everything_and_notices_damage(home: Home, tmp_path: Path, run
 def test_diff_of_a_release_and_the_source(home: Home, tree: Path, run: Run) -> None:
     same = run("diff", "det@1", "acme.filters:pipeline", "--root", tree, "--home", home.path)
     assert (same.returncode, same.stdout) == (0, "equal in meaning\n"), same.stderr
+    single = run("diff", "acme.filters:Detector", "det@1", "--root", tree, "--home", home.path)
+    assert (single.returncode, single.stdout) == (0, "equal in meaning\n"), single.stdout + single.stderr
     text = (tree / "src/acme/filters.py").read_text().replace("Detector(limit=80.0)]", "Detector(limit=75.0)]")
     (tree / "src/acme/filters.py").write_text(text)
     done = run("diff", "det@1", "acme.filters:pipeline", "--root", tree, "--home", home.path)

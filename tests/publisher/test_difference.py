@@ -136,6 +136,7 @@ WORDS = {
     "effect": ((F, 'TABLE["a"] = 1', 'TABLE["a"] = 2'), ["statements that run on import of module filters"]),
     "import": ((F, "import math\n", "import json\n"), ["imports of module filters: math -> json"]),
     "data": (("acme/weights.csv", "1,2", "1,3"), ["data acme/weights.csv"]),
+    "requirement": ((F, "import math\n", "import math\n\nimport click\n"), ["requires: none -> click"]),
     "long constant": ((F, "K = 3", "K = " + "1 + " * 60 + "1"), ["constant K: 3 -> 1 + 1 + 1"]),
 }
 
