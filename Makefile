@@ -15,7 +15,7 @@ demo: .venv/publisher.installed
 
 test: .venv/dev.installed
 	@sh .ci/mosquitto
-	$(PYTEST) -n auto --cov --cov-report=term
+	FIELDCAST_PYTHONS="$$(sh .ci/interpreters)" $(PYTEST) -n auto --cov --cov-report=term
 
 check: lint test
 
