@@ -31,7 +31,7 @@ class Forged:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ends: list[socket.socket] = []
 
-        def spawn(sock: socket.socket) -> int:
+        def spawn(sock: socket.socket, program: object) -> int:
             ends.append(sock.dup())
             return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 
@@ -273,7 +273,7 @@ def plan(key: int, history: int = 0, **health: Any) -> Plan:
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     ends: list[socket.socket] = []
 
-    def spawn(sock: socket.socket) -> int:
+    def spawn(sock: socket.socket, program: object) -> int:
         ends.append(sock.dup())
         return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 
