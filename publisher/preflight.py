@@ -112,8 +112,8 @@ def judge_reported(manifest: Manifest, profiles: Iterable[tuple[str, Any]]) -> l
 def _agreed(trials: list[Trial], package: Package, pipeline: Pipeline | None) -> tuple[str, list[str]]:
     """Return what was seen in words, and warnings. Raises `AuthorError` when a clean process says otherwise."""
     test = _self_test(package)
-    seeds = f"PYTHONHASHSEED={SEEDS[0]}", f"PYTHONHASHSEED={SEEDS[1]}"
-    apart = difference(trials[0].outputs, trials[1].outputs, test) if test else None
+    seeds = f"under PYTHONHASHSEED={SEEDS[0]}", f"under PYTHONHASHSEED={SEEDS[1]}"
+    apart = _difference(trials[0], trials[1], test)
     failed = next((one for one in trials if not one.ok), None)
     if failed is None:
         words = f"{trials[0].words} under {len(SEEDS)} hash seeds" if test else trials[0].words
@@ -125,7 +125,7 @@ def _agreed(trials: list[Trial], package: Package, pipeline: Pipeline | None) ->
     if apart is not None:
         reasons = f"{_between(apart, *seeds)}; {_SALTED}. {reasons}"
     elif trials[0].ok != trials[1].ok:
-        reasons = f"only under {seeds[trials.index(failed)]}: {reasons}"
+        reasons = f"only {seeds[trials.index(failed)]}: {reasons}"
     elif test and pipeline is not None and _is_other_output(failed):
         own = difference(trace(pipeline, test), failed.outputs, test)
         reasons = f"{_between(own, 'in your process', 'in a clean one')}. {reasons}" if own else reasons
@@ -135,6 +135,11 @@ def _agreed(trials: list[Trial], package: Package, pipeline: Pipeline | None) ->
 
 def _is_other_output(trial: Trial) -> bool:
     return any(reason.code is ReasonCode.SELF_TEST and not reason.where for reason in trial.reasons)
+
+
+def _difference(one: Trial, other: Trial, test: bytes) -> Difference | None:
+    """Return what two runs of the self-test disagree on first; None where one of them never came to it."""
+    return difference(one.outputs, other.outputs, test) if one.outputs and other.outputs else None
 
 
 def _self_test(package: Package) -> bytes:
@@ -154,8 +159,7 @@ def _tried(python: str, trial: Trial, here: Trial, package: Package) -> Finding:
     if trial.ok:
         return Finding(kind="python", name=name, verdict=Verdict.ACCEPT, words=trial.words)
     words = "; ".join(map(str, trial.reasons))
-    test = _self_test(package)
-    apart = difference(here.outputs, trial.outputs, test) if test and _is_other_output(trial) else None
+    apart = _difference(here, trial, _self_test(package)) if _is_other_output(trial) else None
     if apart is not None:
         words = f"{_between(apart, 'here', 'there')}. {words}"
     return Finding(kind="python", name=name, verdict=Verdict.REFUSE, words=words, reasons=trial.reasons)

@@ -22,7 +22,7 @@ import msgspec
 
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import AuthorError, ConfigError, TransportError
-from edge_agent.contract.manifest import check_name, parse_manifest
+from edge_agent.contract.manifest import Manifest, check_name, parse_manifest
 from edge_agent.contract.messages import ReleaseInfo, Topics
 from edge_agent.sdk.pipeline import Pipeline
 from publisher.config import Home, load_home
@@ -30,7 +30,7 @@ from publisher.fleet import DeviceOutcome, Fleet, Outcome
 from publisher.keys import KeyStore
 from publisher.packaging import pack
 from publisher.passphrase import Passphrase, ask
-from publisher.preflight import preflight
+from publisher.preflight import Verdict, judge_reported, preflight
 from publisher.project import find_pipeline
 from publisher.record import Record
 from publisher.repository import Channel, Published
@@ -99,14 +99,14 @@ def push(
     progress("packing")
     package = pack(pipeline, require_portable=require_portable)
     progress("preflight in a clean process")
-    words = preflight(package)
+    seen = preflight(package, pipeline=pipeline)
     result = PushResult(
         ending=Ending.DRY_RUN,
         channel=channel,
         pipeline=package.manifest.pipeline,
         digest=Digest.of(package.data),
-        preflight=words,
-        warnings=package.warnings,
+        preflight=seen.words,
+        warnings=[*package.warnings, *seen.warnings],
     )
     if not dry_run:
         publish = functools.partial(
@@ -118,7 +118,8 @@ def push(
             **desk.hand(secret),
             **_commit(),
         )
-        result = desk.offer(result, package.blobs.values(), publish, _Wait(devices, timeout_seconds) if wait else None)
+        awaited = _Wait(devices, timeout_seconds) if wait else None
+        result = desk.offer(result, package.manifest, package.blobs.values(), publish, awaited)
     return _timed(result, started)
 
 
@@ -151,7 +152,8 @@ def rollback(
     manifest = parse_manifest(desk.channel.manifest(back_to.digest))
     contents = [desk.channel.record.get_blob(ref) for ref in manifest.blobs()]
     result = PushResult(ending=Ending.PUBLISHED, channel=channel, pipeline=name, digest=back_to.digest)
-    return _timed(desk.offer(result, contents, republish, _Wait(devices, timeout_seconds) if wait else None), started)
+    awaited = _Wait(devices, timeout_seconds) if wait else None
+    return _timed(desk.offer(result, manifest, contents, republish, awaited), started)
 
 
 def ending_of(outcomes: list[DeviceOutcome], devices: int) -> Ending:
@@ -220,7 +222,12 @@ class _Desk:
         return {"keys": KeyStore(self.home.keys), "passphrase": secret, "signer": _signer()}
 
     def offer(
-        self, result: PushResult, contents: Iterable[bytes], sign: Callable[[], Published], wait: _Wait | None
+        self,
+        result: PushResult,
+        manifest: Manifest,
+        contents: Iterable[bytes],
+        sign: Callable[[], Published],
+        wait: _Wait | None,
     ) -> PushResult:
         """Send the blobs, sign, announce, and wait if asked; return `result` with what came of it."""
         with connect(self.home) as client, Fleet(Topics(self.home.fleet)).listening(client) as fleet:
@@ -228,6 +235,7 @@ class _Desk:
             uplink.require_one_history()
             self.progress("sending blobs")
             sent = uplink.send_blobs(contents)
+            refusals = _refusals(fleet, self.channel.name, manifest)
             self.progress("signing")
             published = sign()
             sent += _announced(uplink, published)
@@ -239,8 +247,24 @@ class _Desk:
             release=published.info.name,
             sequence=published.info.sequence,
             sent_bytes=sent,
+            warnings=[*result.warnings, *refusals],
             devices=outcomes,
         )
+
+
+def _refusals(fleet: Fleet, channel: str, manifest: Manifest) -> list[str]:
+    """Say which devices will refuse the release, of those that follow the channel with its pipeline.
+
+    The broker has sent their retained reports before it answered about the channel itself.
+    """
+    followers = [
+        (known.device, known.report.profile)
+        for known in fleet.devices()
+        if known.report is not None
+        and any((slot.pipeline, slot.channel) == (manifest.pipeline, channel) for slot in known.report.slots)
+    ]
+    found = judge_reported(manifest, followers)
+    return [f"{one.name} will refuse it: {one.words}" for one in found if one.verdict is Verdict.REFUSE]
 
 
 def _announced(uplink: Uplink, published: Published) -> int:

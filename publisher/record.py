@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
@@ -18,7 +22,15 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import ConfigError, FieldcastError, StoreError, TransportError
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 __all__ = ["Conflict", "Record"]
+
+TIMEOUT_SECONDS = 30.0
+RETRIES_MAX = 4
+_S3 = ("s3", "s3a")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 class Conflict(TransportError):
@@ -28,15 +40,19 @@ class Conflict(TransportError):
 class Record:
     """Objects by path in a directory, or in an object store named by URL (`s3://…`, `gs://…`, `az://…`).
 
-    What a directory refuses is `StoreError`, what a remote store refuses `TransportError`.
+    Credentials, region and endpoint come from the store's usual environment variables (`AWS_ACCESS_KEY_ID`,
+    `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`, …). What a directory refuses is `StoreError`, what a
+    remote store refuses `TransportError`.
     """
 
     def __init__(self, location: str | Path) -> None:
-        self._local = "://" not in str(location)
-        self.location = str(Path(location).absolute()) if self._local else str(location)
+        text = str(location)
+        path = url2pathname(urlsplit(text).path) if text.startswith("file://") else text
+        self._local = "://" not in path
+        self.location = str(Path(path).absolute()) if self._local else text
         self._settled: set[Path] = set()
         try:
-            self._store: ObjectStore = LocalStore(self.location, mkdir=True) if self._local else from_url(self.location)
+            self._store: ObjectStore = LocalStore(self.location, mkdir=True) if self._local else _remote(text)
         except (BaseError, OSError, ValueError) as error:
             raise ConfigError(
                 f"repository of record {self.location!r} cannot be opened: {_first_line(error)}"
@@ -51,6 +67,10 @@ class Record:
                 raise Conflict(
                     f"{path} was created by someone else: nothing of ours is visible; run it again"
                 ) from None
+            except FileNotFoundError as error:
+                if self._local:
+                    raise
+                raise ConfigError(f"{self.location}: there is no such bucket ({_first_line(error)})") from None
             self._settle(path)
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
@@ -132,6 +152,25 @@ class Record:
         except (BaseError, OSError) as error:
             kind = StoreError if self._local else TransportError
             raise kind(f"repository of record {self.location}, {path}: {_first_line(error)}") from None
+
+
+def _remote(url: str) -> ObjectStore:
+    """Open a store by URL; what only the AWS tools read from the environment is handed on, and bounds are set."""
+    scheme = url.partition("://")[0]
+    if scheme == "memory":
+        return from_url(url)
+    given = [os.environ.get(name, "") for name in _ENDPOINTS] if scheme in _S3 else []
+    endpoint = next(filter(None, given), "")
+    config = {"endpoint": endpoint} if endpoint else {}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if scheme in _S3 and region:
+        config["region"] = region
+    # Whoever names an endpoint by http:// wants it so: a store on this machine or in this network.
+    options: ClientConfig = {"timeout": timedelta(seconds=TIMEOUT_SECONDS)}
+    if endpoint.startswith("http://") or scheme == "http":
+        options["allow_http"] = True
+    retry: RetryConfig = {"max_retries": RETRIES_MAX, "retry_timeout": timedelta(seconds=TIMEOUT_SECONDS)}
+    return from_url(url, config=config, client_options=options, retry_config=retry)  # type: ignore[call-overload, no-any-return]
 
 
 def _blob_path(ref: BlobRef) -> str:

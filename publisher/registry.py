@@ -19,11 +19,13 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
+from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.digest import BlobRef, decode_json, encode_json
-from edge_agent.contract.errors import AuthorError, StoreError
+from edge_agent.contract.errors import AuthorError, StoreError, UpdateRejected
 from edge_agent.rebuild import from_manifest, load_class
 from edge_agent.sdk.filter import Filter
 from edge_agent.sdk.pipeline import Pipeline
+from edge_agent.sdk.place import NAMESPACE_PREFIX
 from publisher.code import Code, pack_code, way_of
 from publisher.rebuild import to_manifest
 from publisher.record import Conflict, Record
@@ -79,6 +81,8 @@ class Registry:
         """Note a class for `push_all`, or push it at once; usable as a decorator with or without arguments."""
 
         def note(cls: C) -> C:
+            if cls.__module__.startswith(NAMESPACE_PREFIX):
+                return cls  # a decorator that travelled with its class, and runs again where it is loaded
             self._bound[f"{cls.__module__}:{cls.__qualname__}"] = (cls, label)
             if auto_push:
                 self.push(cls, label=label)
@@ -144,11 +148,8 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return every stored class as `module:QualifiedName`."""
-        found = set()
-        for path in self._record.walk("class"):
-            _, module, name, _ = path.split("/", 3)
-            found.add(f"{module}:{name}")
-        return sorted(found)
+        parts = [path.split("/") for path in self._record.walk("class")]
+        return sorted({f"{one[1]}:{one[2]}" for one in parts if len(one) == 4 and _number(one[3])})
 
     def versions(self, name: str) -> list[Version]:
         """Return the versions of a class, oldest first. `name` is `module:Class`, or `Class` alone where that is one.
@@ -171,8 +172,22 @@ class Registry:
         fitted and pushed again without its source. Raises `AuthorError` for no or several matches, `StoreError` when
         the bundle is missing or damaged, and what loading raises.
         """
-        version = self.latest(name) if not which else self._choose(name, which)
-        return load_class(self._record.get_blob(version.bundle), version.fingerprint)
+        version = self._choose(name, which) if which else self.latest(name)
+        return load_class(self._bundle(version), version.fingerprint)
+
+    def _bundle(self, version: Version) -> bytes:
+        """Return a version's bundle, verified, and of the class and fingerprint that the entry says."""
+        name = f"{version.target} number {version.number} ({version.fingerprint[:12]})"
+        try:
+            data = self._record.get_blob(version.bundle)
+            bundle = read_bundle(data)
+        except (StoreError, UpdateRejected) as error:
+            raise StoreError(f"{name}: {error}") from None
+        if bundle.target != version.target or not bundle.version.endswith(f"f{version.fingerprint[:16]}"):
+            raise StoreError(
+                f"{name}: its entry points at the bundle of {bundle.target}, version {bundle.version}: push it again"
+            )
+        return data
 
     def blob(self, ref: BlobRef) -> bytes:
         """Return a blob, verified."""
@@ -200,22 +215,21 @@ class Registry:
 
     def _read(self, target: str) -> tuple[list[Version], list[int]]:
         """Return the readable versions of a class in order, and every number taken."""
-        found, numbers = [], []
-        for name in self._record.names(_folder(target)):
-            number = name.removesuffix(".json")
-            if not number.isdecimal():
-                continue
-            numbers.append(int(number))
-            data = self._record.read(_path(target, int(number)), ENTRY_BYTES_MAX)
-            try:
-                version = decode_json(data or b"", Version)
-                if (version.format, version.target, version.number) != (FORMAT, target, int(number)):
-                    raise ValueError(f"says it is {version.target} number {version.number}, format {version.format}")
-            except (msgspec.DecodeError, ValueError) as error:
-                log.warning("entry ignored class=%s number=%s reason=%s", target, number, error)
-                continue
-            found.append(version)
-        return sorted(found, key=lambda one: one.number), numbers
+        numbers = [number for name in self._record.names(_folder(target)) if (number := _number(name))]
+        found = (self._entry(target, number) for number in sorted(numbers))
+        return [version for version in found if version is not None], numbers
+
+    def _entry(self, target: str, number: int) -> Version | None:
+        """Return one entry, None for one that is damaged: the others are as good as before."""
+        try:
+            data = self._record.read(_path(target, number), ENTRY_BYTES_MAX)
+            version = decode_json(data or b"", Version)
+            if (version.format, version.target, version.number) != (FORMAT, target, number):
+                raise ValueError(f"says it is {version.target} number {version.number}, format {version.format}")
+        except (msgspec.DecodeError, ValueError, StoreError) as error:
+            log.warning("entry ignored class=%s number=%s reason=%s", target, number, error)
+            return None
+        return version
 
     # --- pipelines -----------------------------------------------------------------------------------------------
 
@@ -230,28 +244,44 @@ class Registry:
     # --- other stores --------------------------------------------------------------------------------------------
 
     def copy_to(self, other: Registry) -> int:
-        """Copy every version that `other` lacks, oldest first, under the same digests; return how many."""
+        """Copy every version that `other` lacks, oldest first, under the same digests; return how many.
+
+        They become the newest ones there. Raises `StoreError` when a bundle is missing or damaged here.
+        """
         copied = 0
         for name in self.names():
-            known = {one.fingerprint for one in other._read(name)[0]}
+            known = {_nature(one) for one in other._read(name)[0]}
             for version in self._read(name)[0]:
-                if version.fingerprint in known:
-                    continue
-                other._adopt(version, self._record.get_blob(version.bundle))
-                known.add(version.fingerprint)
-                copied += 1
+                if _nature(version) not in known:
+                    other._adopt(version, self._bundle(version))
+                    copied += 1
         return copied
 
     def _adopt(self, version: Version, data: bytes) -> None:
         self._record.put_blob(data)
+        self._enter(version.target, lambda number: msgspec.structs.replace(version, number=number))
+
+    def _enter(self, target: str, version: Callable[[int], Version]) -> Version:
+        """Create the next entry of a class; whoever enters one at the same time gets another number."""
         for _ in range(RACES_MAX):
-            numbers = self._read(version.target)[1]
-            mine = msgspec.structs.replace(version, number=max(numbers, default=0) + 1)
+            made = version(max(self._read(target)[1], default=0) + 1)
             try:
-                return self._record.create(_path(mine.target, mine.number), encode_json(mine))
+                self._record.create(_path(target, made.number), encode_json(made))
             except Conflict:
                 continue
-        raise StoreError(f"{version.target}: {RACES_MAX} pushes by others came in between: try again")
+            return made
+        raise StoreError(f"{target}: {RACES_MAX} pushes by others came in between: try again")
+
+
+def _number(name: str) -> int:
+    """Return the number that an entry's file name says, 0 for a file that is no entry."""
+    number = name.removesuffix(".json")
+    return int(number) if number.isdecimal() and name == f"{int(number)}.json" else 0
+
+
+def _nature(version: Version) -> Version:
+    """Return what a version is wherever it lies: all but its number."""
+    return msgspec.structs.replace(version, number=0)
 
 
 def _folder(target: str) -> str:

@@ -54,4 +54,11 @@ def main() -> None:
     """Push signed pipelines to a fleet of edge devices over MQTT."""
 
 
-from publisher.cli import broker, demo, identity, push, status  # noqa: E402, F401 - each module adds its commands to `main`
+from publisher.cli import (  # noqa: E402 - each module adds its commands to `main`
+    broker,  # noqa: F401
+    demo,  # noqa: F401
+    identity,  # noqa: F401
+    preflight,  # noqa: F401
+    push,  # noqa: F401
+    status,  # noqa: F401
+)

@@ -1,4 +1,4 @@
-"""`publisher closure`, `fingerprint`, `diff`, `show`, `pack` and `preflight`: what would be shipped, and who it is.
+"""`publisher closure`, `fingerprint`, `diff`, `show` and `pack`: what would be shipped, and who it is.
 
 Classes, functions, files and modules are only read. A TARGET that names a pipeline object is imported, as `push` does.
 """
@@ -146,24 +146,6 @@ def pack(target: str | None, out: Path, root: Path | None, as_json: bool) -> Non
         return
     for one in written:
         click.echo(f"{one.digest}  {one.size:>10,}  {one.file}  ({one.what})")
-    _print_warnings(package.warnings)
-
-
-@main.command(short_help="Try a pipeline in a clean process, as push does.")
-@click.argument("target", required=False)
-@root_option
-@json_option
-def preflight(target: str | None, root: Path | None, as_json: bool) -> None:
-    """Pack TARGET, rebuild it in a clean process without your source, and run its self-test there. Sends nothing."""
-    from publisher import identity
-    from publisher.preflight import preflight as tried
-
-    package = identity.package(target, root=root)
-    words = tried(package)
-    if as_json:
-        echo_json({"pipeline": package.manifest.pipeline, "preflight": words, "warnings": package.warnings})
-        return
-    click.echo(f"{package.manifest.pipeline}: {words}")
     _print_warnings(package.warnings)
 
 
