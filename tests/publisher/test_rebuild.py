@@ -66,6 +66,7 @@ HELPER = "class Tracker:\n    count = 0\n    def see(self, x):\n        self.cou
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    before = {name for name in sys.modules if name.startswith("_fieldcast_")}
     root = tmp_path / "project"
     root.mkdir()
     monkeypatch.syspath_prepend(str(root))
@@ -74,7 +75,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksh
     yield made
     made.forget()
     rebuild.forget()
-    assert not [name for name in sys.modules if name.startswith("_fieldcast_")]
+    assert {name for name in sys.modules if name.startswith("_fieldcast_")} <= before
 
 
 @pytest.fixture

@@ -55,7 +55,9 @@ def test_thirty_swaps_leave_no_process_descriptor_or_zombie(releases: Releases) 
         until(settled, what="the last worker, alone")
         assert len(children() - before[0]) == 1
         assert len(slot.lane.crew._plans) == 1
-    assert (children(), descriptors()) == before
+    # Earlier tests of this process may let go of descriptors meanwhile; none may have come.
+    assert children() <= before[0]
+    assert len(descriptors()) <= len(before[1])
 
 
 def test_processes_that_a_filter_started_end_with_its_worker(slot: Slot, releases: Releases, tmp_path: Path) -> None:
