@@ -1,6 +1,7 @@
-"""A worker that also writes down what every stage makes of the self-test: `python -m edge_agent.witness FILE PARENT_PID`.
+"""A worker that also writes down what every stage makes of the self-test.
 
-Only a rehearsal starts it. All else is the device's own worker, so that what passes here passes there.
+Only a rehearsal starts it, as `python -m edge_agent.witness FILE PARENT_PID`. All else is the device's own
+worker, so that what passes here passes there.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from publisher.canonical import canonical
+from publisher.analysis.canonical import canonical
+from publisher.analysis.reach import Component
 from publisher.fingerprint import Analysis
-from publisher.reach import Component
 
 __all__ = ["Alteration", "alterations", "change"]
 

@@ -24,10 +24,10 @@ import cloudpickle
 from edge_agent.contract.errors import AuthorError
 from edge_agent.contract.pinned import PINNED_MEMBER, wrap_pinned
 from edge_agent.sdk.place import NAMESPACE_PREFIX
-from publisher import live, origin
-from publisher import target as targets
+from publisher.analysis import live, origin
+from publisher.analysis import target as targets
+from publisher.analysis.origin import STDLIB, Roots
 from publisher.closure import Closure, collect
-from publisher.origin import STDLIB, Roots
 
 __all__ = ["INTERPRETER", "Pin", "named_by_value", "pin", "source_of", "why_pinned"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from publisher import origin
-from publisher.declared import Declared
-from publisher.origin import STDLIB, canonical_name
-from publisher.source import Source
-from publisher.walk import External, Refusal, Walk, shown, walk
+from publisher.analysis import origin
+from publisher.analysis.declared import Declared
+from publisher.analysis.origin import STDLIB, canonical_name
+from publisher.analysis.source import Source
+from publisher.analysis.walk import External, Refusal, Walk, shown, walk
 
 __all__ = ["Closure", "LocalFile", "Refusal", "collect"]
 

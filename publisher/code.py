@@ -18,9 +18,9 @@ from edge_agent.contract.pinned import is_pinned
 from edge_agent.sdk.pickled import Names, private_name
 from edge_agent.sdk.provenance import Provenance, recall
 from publisher import by_value
+from publisher.analysis.live_identity import live_fingerprint
 from publisher.closure import collect
 from publisher.fingerprint import fingerprint
-from publisher.live_identity import live_fingerprint
 from publisher.requirements import PYTHON, Needs, needs_of
 
 __all__ = ["BUILTIN", "Code", "Way", "pack_code", "way_of"]

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
-from publisher.canonical import View, canonical
-from publisher.memo import Memo
-from publisher.reach import Component, Graph
-from publisher.toplevel import Module
-from publisher.walk import Walk, walk
+from publisher.analysis.canonical import View, canonical
+from publisher.analysis.memo import Memo
+from publisher.analysis.reach import Component, Graph
+from publisher.analysis.toplevel import Module
+from publisher.analysis.walk import Walk, walk
 
 __all__ = ["Analysis", "Fingerprint", "analyse", "fingerprint"]
 

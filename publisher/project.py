@@ -19,7 +19,7 @@ from typing import Any
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk.filter import Filter
 from edge_agent.sdk.pipeline import Pipeline
-from publisher import target as targets
+from publisher.analysis import target as targets
 
 __all__ = ["find_pipeline", "read_pyproject"]
 

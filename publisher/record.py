@@ -42,7 +42,7 @@ class Record:
 
     Credentials, region and endpoint come from the store's usual environment variables (`AWS_ACCESS_KEY_ID`,
     `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`, …). What a directory refuses is `StoreError`, what a
-    remote store refuses `TransportError`.
+    remote store refuses `TransportError`, a bucket that does not exist `ConfigError`.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -67,10 +67,6 @@ class Record:
                 raise Conflict(
                     f"{path} was created by someone else: nothing of ours is visible; run it again"
                 ) from None
-            except FileNotFoundError as error:
-                if self._local:
-                    raise
-                raise ConfigError(f"{self.location}: there is no such bucket ({_first_line(error)})") from None
             self._settle(path)
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
@@ -78,7 +74,9 @@ class Record:
         with self._errors(path):
             try:
                 found = obstore.get(self._store, path)
-            except (NotFoundError, FileNotFoundError):
+            except (NotFoundError, FileNotFoundError) as error:
+                if _no_bucket(error):
+                    raise
                 return None
             if found.meta["size"] > bytes_max:
                 raise StoreError(
@@ -150,6 +148,10 @@ class Record:
         except FieldcastError:
             raise
         except (BaseError, OSError) as error:
+            if not self._local and _no_bucket(error):
+                raise ConfigError(
+                    f"repository of record {self.location}: there is no such bucket: make it first"
+                ) from None
             kind = StoreError if self._local else TransportError
             raise kind(f"repository of record {self.location}, {path}: {_first_line(error)}") from None
 
@@ -171,6 +173,10 @@ def _remote(url: str) -> ObjectStore:
         options["allow_http"] = True
     retry: RetryConfig = {"max_retries": RETRIES_MAX, "retry_timeout": timedelta(seconds=TIMEOUT_SECONDS)}
     return from_url(url, config=config, client_options=options, retry_config=retry)  # type: ignore[call-overload, no-any-return]
+
+
+def _no_bucket(error: Exception) -> bool:
+    return any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound"))
 
 
 def _blob_path(ref: BlobRef) -> str:

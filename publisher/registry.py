@@ -78,7 +78,11 @@ class Registry:
     @overload
     def bind(self, cls: None = None, *, auto_push: bool = False, label: str = "") -> Callable[[C], C]: ...
     def bind(self, cls: Any = None, *, auto_push: bool = False, label: str = "") -> Any:
-        """Note a class for `push_all`, or push it at once; usable as a decorator with or without arguments."""
+        """Note a class for `push_all`, or push it at once; usable as a decorator with or without arguments.
+
+        A decorator travels with the source of its class, and devices have no registry: for a class that goes to
+        devices, call `registry.bind(Class)` from a script instead.
+        """
 
         def note(cls: C) -> C:
             if cls.__module__.startswith(NAMESPACE_PREFIX):
@@ -96,19 +100,11 @@ class Registry:
         Raises `AuthorError` for a class that cannot be shipped.
         """
         code = self._pack(cls)
-        assert code.data is not None
-        for _ in range(RACES_MAX):
-            known, numbers = self._read(code.target)
-            if known and (known[-1].fingerprint, known[-1].label) == (code.fingerprint, label or known[-1].label):
-                self._record.put_blob(code.data)  # heals a damaged bundle
-                return known[-1]
-            version = self._version(code, max(numbers, default=0) + 1, label)
-            try:
-                self._record.create(_path(code.target, version.number), encode_json(version))
-            except Conflict:
-                continue  # somebody pushed meanwhile: look again
-            return version
-        raise StoreError(f"{code.target}: {RACES_MAX} pushes by others came in between: try again")
+        return self._enter(
+            code.target,
+            lambda number: self._version(code, number, label),
+            lambda last: last.fingerprint == code.fingerprint and label in ("", last.label) and self._whole(last, code),
+        )
 
     def push_all(self) -> list[Version]:
         """Push every bound class; only what the store lacks travels."""
@@ -128,6 +124,28 @@ class Registry:
         if code.data is None:
             raise AuthorError(f"{code.target} is part of every agent: there is nothing to store")
         return code
+
+    def _whole(self, last: Version, code: Code) -> bool:
+        """Tell whether a version's bundle is good; the same bytes at hand heal a damaged one."""
+        assert code.data is not None
+        if last.bundle.matches(code.data):
+            self._record.put_blob(code.data)
+            return True
+        return self._record.has_blob(last.bundle)  # a class by value is other bytes each time
+
+    def _enter(self, target: str, make: Callable[[int], Version], done: Callable[[Version], bool]) -> Version:
+        """Create the next entry of a class, unless the latest will do; of two at once each gets a number of its own."""
+        for _ in range(RACES_MAX):
+            known, numbers = self._read(target)
+            if known and done(known[-1]):
+                return known[-1]
+            made = make(max(numbers, default=0) + 1)
+            try:
+                self._record.create(_path(target, made.number), encode_json(made))
+            except Conflict:
+                continue  # somebody pushed meanwhile: look again
+            return made
+        raise StoreError(f"{target}: {RACES_MAX} pushes by others came in between: try again")
 
     def _version(self, code: Code, number: int, label: str) -> Version:
         assert code.data is not None
@@ -259,18 +277,11 @@ class Registry:
 
     def _adopt(self, version: Version, data: bytes) -> None:
         self._record.put_blob(data)
-        self._enter(version.target, lambda number: msgspec.structs.replace(version, number=number))
-
-    def _enter(self, target: str, version: Callable[[int], Version]) -> Version:
-        """Create the next entry of a class; whoever enters one at the same time gets another number."""
-        for _ in range(RACES_MAX):
-            made = version(max(self._read(target)[1], default=0) + 1)
-            try:
-                self._record.create(_path(target, made.number), encode_json(made))
-            except Conflict:
-                continue
-            return made
-        raise StoreError(f"{target}: {RACES_MAX} pushes by others came in between: try again")
+        self._enter(
+            version.target,
+            lambda number: msgspec.structs.replace(version, number=number),
+            lambda last: _nature(last) == _nature(version),
+        )
 
 
 def _number(name: str) -> int:
@@ -279,9 +290,9 @@ def _number(name: str) -> int:
     return int(number) if number.isdecimal() and name == f"{int(number)}.json" else 0
 
 
-def _nature(version: Version) -> Version:
+def _nature(version: Version) -> bytes:
     """Return what a version is wherever it lies: all but its number."""
-    return msgspec.structs.replace(version, number=0)
+    return encode_json(msgspec.structs.replace(version, number=0))
 
 
 def _folder(target: str) -> str:

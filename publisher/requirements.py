@@ -14,8 +14,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from edge_agent.contract.errors import AuthorError
-from publisher import origin
-from publisher.origin import STDLIB
+from publisher.analysis import origin
+from publisher.analysis.origin import STDLIB
 from publisher.project import read_pyproject
 
 __all__ = ["PYTHON", "Needs", "join", "join_pythons", "needs_of", "pins_of"]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk.pipeline import Pipeline
+from publisher.analysis.reach import Graph
+from publisher.analysis.scopes import uses
+from publisher.analysis.toplevel import Module, Target
+from publisher.analysis.walk import walk
 from publisher.project import find_pipeline
-from publisher.reach import Graph
-from publisher.scopes import uses
-from publisher.toplevel import Module, Target
-from publisher.walk import walk
 
 __all__ = ["chosen", "is_pipeline", "load", "pipeline_of"]
 

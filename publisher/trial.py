@@ -10,10 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def bench(package: Package) -> Iterator[Bench]:
     """Lay a package out in a temporary directory, for as long as the block runs."""
-    with TemporaryDirectory(prefix="fieldcast-preflight-") as name:
+    with tempfile.TemporaryDirectory(prefix="fieldcast-preflight-") as name:
         made = Bench(Path(name), package.data)
         for digest, data in package.blobs.items():
             (made.blobs / digest.hex).write_bytes(data)

@@ -89,7 +89,8 @@ class Uplink:
     def send_blobs(self, contents: Iterable[bytes]) -> int:
         """Keep blobs in the record and make sure the broker has them; return the bytes sent for those it lacked."""
         record = self._channel.record
-        new, known = [], []
+        new: list[BlobRef] = []
+        known: list[BlobRef] = []
         by_ref: dict[BlobRef, bytes] = {}
         for data in contents:
             ref = BlobRef.of(data)

@@ -13,7 +13,9 @@ import sys
 import time
 from array import array
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,7 +41,7 @@ class Program(NamedTuple):
     """What a worker process is started as: the interpreter's arguments, and its environment beside the usual."""
 
     arguments: tuple[str, ...]
-    environment: dict[str, str] = {}
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 WORKER = Program(("-I", "-P", "-m", "edge_agent.runtime.worker"))

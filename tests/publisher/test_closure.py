@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.contract.errors import AuthorError
-from publisher import origin
+from publisher.analysis import origin
 from publisher.closure import Closure, collect
 
 Tree = Callable[[dict[str, str | bytes]], Path]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from publisher.analysis.live_identity import live_fingerprint
 from publisher.by_value import pin
 from publisher.fingerprint import Fingerprint
-from publisher.live_identity import live_fingerprint
 
 RICH = """
 import collections, enum, functools, logging, math

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import ConfigError, StoreError, TransportError
+from publisher import record as room
 from publisher.record import Conflict, Record
+from tests.simulators.s3 import INSTALLED, S3Server
 
 
-@pytest.fixture(params=["directory", "object store"])
-def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
-    return Record(tmp_path / "record") if request.param == "directory" else Record("memory:///")
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    if not INSTALLED:
+        pytest.skip("needs moto[server]")
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(params=["directory", "memory", "s3"])
+def record(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
+    if request.param == "s3":
+        server = request.getfixturevalue("s3")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        return Record(server.bucket())
+    return Record(tmp_path / "record" if request.param == "directory" else "memory:///")
 
 
 def _only_file(folder: Path) -> Path:
@@ -131,3 +147,51 @@ def test_a_relative_location_stays_where_it_was(tmp_path: Path, monkeypatch: pyt
     ref = record.put_blob(b"x")
     assert record.get_blob(ref) == b"x"
     assert (tmp_path / "record" / "blob").is_dir()
+
+
+def test_a_file_url_is_a_directory_and_made_durable_like_one(tmp_path: Path) -> None:
+    record = Record(f"file://{tmp_path}/with%20space")
+    assert record.location == str(tmp_path / "with space")
+    ref = record.put_blob(b"x")
+    assert Record(tmp_path / "with space").get_blob(ref) == b"x"
+
+
+S3_ENVIRONMENTS = {
+    "endpoint of S3 alone": {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_S3": "{}"},
+    "old name": {"AWS_ENDPOINT_URL": "", "AWS_ENDPOINT": "{}"},
+    "default region": {"AWS_REGION": "", "AWS_DEFAULT_REGION": "eu-central-1"},
+}
+
+
+@pytest.mark.parametrize("case", S3_ENVIRONMENTS)
+def test_the_environment_of_the_aws_tools_is_enough(s3: S3Server, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    for name, value in {**s3.environment, **S3_ENVIRONMENTS[case]}.items():
+        monkeypatch.setenv(name, value.format(s3.url)) if value else monkeypatch.delenv(name, raising=False)
+    record = Record(s3.bucket())
+    assert record.get_blob(record.put_blob(b"x")) == b"x"
+
+
+def test_a_bucket_that_is_not_there(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    record = Record("s3://nowhere/record")
+    for act in (
+        lambda: record.create("a", b"x"),
+        lambda: record.read("a", 10),
+        lambda: record.names("a"),
+        lambda: record.walk("a"),
+    ):
+        with pytest.raises(ConfigError, match="s3://nowhere/record: there is no such bucket") as caught:
+            act()
+        assert "\n" not in str(caught.value)
+
+
+def test_an_object_store_that_does_not_answer_is_a_transport_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "RETRIES_MAX", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with pytest.raises(TransportError, match="repository of record s3://b") as caught:
+        Record("s3://b").put_blob(b"x")
+    assert not isinstance(caught.value, Conflict)
+    assert "\n" not in str(caught.value)

@@ -47,13 +47,9 @@ class S3Server:
         """Make an empty bucket and return its URL."""
         self._buckets += 1
         name = f"bucket-{self._buckets}"
-        body = b"<CreateBucketConfiguration><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>"
-        self._ask(f"/{name}", "PUT", body)
+        place = "<LocationConstraint>eu-central-1</LocationConstraint>"
+        self._ask(f"/{name}", "PUT", f"<CreateBucketConfiguration>{place}</CreateBucketConfiguration>".encode())
         return f"s3://{name}/registry"
-
-    def replace(self, location: str, path: str, data: bytes) -> None:
-        """Overwrite an object behind everybody's back."""
-        self._ask(f"/{location.removeprefix('s3://')}/{path}", "PUT", data)
 
     def _ask(self, path: str, method: str = "GET", body: bytes | None = None) -> None:
         with urllib.request.urlopen(urllib.request.Request(self.url + path, body, method=method), timeout=10):

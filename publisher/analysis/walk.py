@@ -12,14 +12,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from publisher import origin
-from publisher.data_files import Reader
-from publisher.declared import Declared, declared_of
-from publisher.imports import Computed, Import, all_of, imports_of
-from publisher.origin import STDLIB, Found, Kind
-from publisher.paths import Evaluator
-from publisher.source import Source, Unparsable, parse
-from publisher.target import Target, resolve
+from publisher.analysis import origin
+from publisher.analysis.data_files import Reader
+from publisher.analysis.declared import Declared, declared_of
+from publisher.analysis.imports import Computed, Import, all_of, imports_of
+from publisher.analysis.origin import STDLIB, Found, Kind
+from publisher.analysis.paths import Evaluator
+from publisher.analysis.source import Source, Unparsable, parse
+from publisher.analysis.target import Target, resolve
 
 __all__ = ["External", "Refusal", "Walk", "shown", "walk"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from publisher.origin import STDLIB
-from publisher.scopes import stores, uses
-from publisher.toplevel import Definition, Module, Target, defines, words
+from publisher.analysis.origin import STDLIB
+from publisher.analysis.scopes import stores, uses
+from publisher.analysis.toplevel import Definition, Module, Target, defines, words
 
 if TYPE_CHECKING:
-    from publisher.reach import Graph
+    from publisher.analysis.reach import Graph
 
 __all__ = ["Quiet"]
 

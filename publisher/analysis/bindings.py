@@ -8,8 +8,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from publisher.imports import statement_imports
-from publisher.source import Source
+from publisher.analysis.imports import statement_imports
+from publisher.analysis.source import Source
 
 __all__ = ["Scope"]
 

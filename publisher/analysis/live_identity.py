@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edge_agent.sdk import plain
-from publisher.canonical import View, canonical
+from publisher.analysis.canonical import View, canonical
 from publisher.fingerprint import Fingerprint, fingerprint
 
 __all__ = ["live_fingerprint"]

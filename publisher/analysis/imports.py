@@ -10,8 +10,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from publisher.source import Source
-from publisher.surroundings import on_device
+from publisher.analysis.source import Source
+from publisher.analysis.surroundings import on_device
 
 __all__ = ["Computed", "Import", "all_of", "imports_of", "literal", "statement_imports"]
 

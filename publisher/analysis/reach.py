@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from publisher.imports import Computed, imports_of, statement_imports
-from publisher.quiet import Quiet
-from publisher.scopes import Use, uses
-from publisher.source import Source
-from publisher.toplevel import Module, Target, defines, words
+from publisher.analysis.imports import Computed, imports_of, statement_imports
+from publisher.analysis.quiet import Quiet
+from publisher.analysis.scopes import Use, uses
+from publisher.analysis.source import Source
+from publisher.analysis.toplevel import Module, Target, defines, words
 
 __all__ = ["Component", "Graph"]
 

@@ -10,8 +10,8 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from publisher.imports import statement_imports
-from publisher.source import Source
+from publisher.analysis.imports import statement_imports
+from publisher.analysis.source import Source
 
 __all__ = ["Use", "stores", "uses"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
-from publisher import live, origin
-from publisher.origin import Roots
-from publisher.source import Unparsable, parse
+from publisher.analysis import live, origin
+from publisher.analysis.origin import Roots
+from publisher.analysis.source import Unparsable, parse
 
 __all__ = ["Target", "resolve"]
 

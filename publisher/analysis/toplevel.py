@@ -8,9 +8,9 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from publisher.imports import statement_imports
-from publisher.scopes import stores
-from publisher.source import Source
+from publisher.analysis.imports import statement_imports
+from publisher.analysis.scopes import stores
+from publisher.analysis.source import Source
 
 __all__ = ["Definition", "Module", "Target", "defines", "words"]
 

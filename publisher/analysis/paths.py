@@ -10,10 +10,10 @@ import ast
 from collections.abc import Mapping
 from pathlib import Path
 
-from publisher.bindings import Scope
-from publisher.origin import Kind, Roots
-from publisher.path_values import COMPUTED, Computed, Value, choices, join, last, method, one_of, only_return
-from publisher.source import Source
+from publisher.analysis.bindings import Scope
+from publisher.analysis.origin import Kind, Roots
+from publisher.analysis.path_values import COMPUTED, Computed, Value, choices, join, last, method, one_of, only_return
+from publisher.analysis.source import Source
 
 __all__ = ["Evaluator"]
 

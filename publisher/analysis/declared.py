@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from publisher.imports import literal, statement_imports
-from publisher.source import Source
+from publisher.analysis.imports import literal, statement_imports
+from publisher.analysis.source import Source
 
 __all__ = ["Declared", "declared_of"]
 

@@ -12,13 +12,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from publisher.bindings import Scope
-from publisher.path_values import COMPUTED, only_return
-from publisher.paths import Evaluator
-from publisher.source import Source
+from publisher.analysis.bindings import Scope
+from publisher.analysis.path_values import COMPUTED, only_return
+from publisher.analysis.paths import Evaluator
+from publisher.analysis.source import Source
 
 if TYPE_CHECKING:
-    from publisher.walk import Walk
+    from publisher.analysis.walk import Walk
 
 __all__ = ["Reader", "start_of"]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge_agent.contract.errors import AuthorError
-from publisher import origin
+from publisher.analysis import origin
 
 __all__ = ["Unimportable", "locate", "refuse_patched"]
 
