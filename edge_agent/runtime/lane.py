@@ -260,7 +260,9 @@ class Lane:
                 self._finish(batch, standby, old, now)
         elif answer is not None and answer.failure is not None and (old is None or standby is not None):
             self.counters["errors"] += 1
-            log.warning("frame failed slot=%s reason=%s", self.slot, answer.failure.reason)
+            errors = self.counters["errors"]
+            if errors & (errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: it must not flood the log
+                log.warning("frame failed slot=%s errors=%d reason=%s", self.slot, errors, answer.failure.reason)
             self._skip(batch, now)
 
     def _finish(self, batch: Batch, answer: Answer, member: Member, now: float) -> None:
