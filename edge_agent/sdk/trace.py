@@ -84,7 +84,8 @@ def difference(one: list[Seen], other: list[Seen], data: bytes) -> Difference | 
     tolerance = float(content["rtol"]), float(content["atol"])
     for mine, theirs in zip(one, other, strict=False):
         if mine.stage != theirs.stage:
-            return Difference(stage=mine.stage, place="what runs", one=f"{mine.stage} runs", other=theirs.stage)
+            one_runs, other_runs = (f"{seen.stage} runs" for seen in (mine, theirs))
+            return Difference(stage=mine.stage, place="what runs", one=one_runs, other=other_runs)
         found = _between(mine, theirs, tolerance)
         if found is not None:
             return found

@@ -183,7 +183,7 @@ def test_the_worker_really_runs_under_the_seed(desk: Path) -> None:
 
 def test_what_fails_under_one_seed_only_says_so(desk: Path) -> None:
     body = "import os\nif os.environ.get('PYTHONHASHSEED') == '2':\n    raise ValueError('unlucky')\n"
-    with pytest.raises(AuthorError, match="only under PYTHONHASHSEED=2: start: .*ValueError: unlucky"):
+    with pytest.raises(AuthorError, match=r"only under PYTHONHASHSEED=2: start: .*ValueError: unlucky"):
         tried(desk, failing(body + "class Mine(Filter):\n    def predict(self, x):\n        return x"))
 
 
