@@ -7,7 +7,7 @@ not be shipped by name: stages that are no filters, names used twice, tunables t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,16 @@ from edge_agent.sdk.rows import to_rows
 __all__ = ["Health", "Input", "Output", "Pipeline", "StageError"]
 
 Health = HealthPolicy
+
+
+class Shelf(Protocol):
+    """Where a pipeline's blobs are kept: `publisher.Registry` is one."""
+
+    def save(self, pipeline: Any) -> dict[str, Any]:
+        """Store what a pipeline needs and return its manifest."""
+
+    def load(self, manifest: Any) -> Pipeline:
+        """Return the pipeline of a manifest."""
 
 
 class Pipeline(Container):
@@ -197,6 +207,21 @@ class Pipeline(Container):
         self.reset()
         result = self.run(frame)
         return score(labels_of(y, result, origin), result.values, metrics)
+
+    def to_manifest(self, registry: Shelf) -> dict[str, Any]:
+        """Store everything the pipeline needs, fitted state and models included; return its manifest, JSON-able.
+
+        `registry` is a `publisher.Registry`, or anything else with its `save` and `load`.
+        """
+        return registry.save(self)
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any] | str | bytes, registry: Shelf) -> Pipeline:
+        """Return the pipeline of a manifest (a dict, or JSON text), rebuilt from `registry` without any source.
+
+        Runs the code that the manifest names. Raises what `registry.load` raises.
+        """
+        return registry.load(manifest)
 
     def frame_of(self, x: Any) -> Frame:
         """Return `x` as an input frame with the declared columns and rate; a `Frame` stays as it is.

@@ -348,6 +348,15 @@ def test_a_pipeline_predicts_bit_for_bit_the_same_in_a_fresh_process_elsewhere(
     assert np.load(away.root / "y.npy").tobytes() == made.predict(x).tobytes()
 
 
+def test_a_pipeline_goes_to_a_manifest_and_back_by_its_own_methods(workshop: Workshop, store: Registry) -> None:
+    made = fitted(workshop)
+    manifest = made.to_manifest(store)
+    assert manifest == store.save(made)
+    for given in (manifest, json.dumps(manifest), json.dumps(manifest).encode()):
+        again = Pipeline.from_manifest(given, store)
+        assert [name for name, _ in again.stages] == [name for name, _ in made.stages]
+
+
 def test_a_single_filter_is_saved_as_well(workshop: Workshop, store: Registry) -> None:
     manifest = store.save(scale(workshop, 2)(4.0))
     leave(workshop)
