@@ -20,9 +20,10 @@ import msgspec
 
 import edge_agent
 from edge_agent import telemetry
-from edge_agent.config import Config, load
+from edge_agent.config import Config, CsvInput, load
 from edge_agent.contract.errors import ConfigError, StoreError
 from edge_agent.doorbell import ring
+from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.terminal import Program
 from edge_agent.update.store import Store
 
@@ -89,6 +90,9 @@ def run(config_path: Path | None, log_level: str) -> None:
 def check_config(config_path: Path | None, as_json: bool) -> None:
     """Check the configuration file and say what it means."""
     config = _config(config_path)
+    for slot in config.slot.values():
+        if isinstance(slot.input, CsvInput):
+            CsvSource(slot.input).close()  # it looks for the columns it is to read
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(config, enc_hook=str), indent=2))
         return
@@ -124,6 +128,15 @@ def status(config_path: Path | None, as_json: bool) -> None:
         _print_channel(name, channel)
 
 
+_TROUBLES = {
+    "crashes": "worker crashes",
+    "errors": "frames failed",
+    "skipped": "samples without an answer",
+    "rejected": "samples unreadable",
+    "refused": "results that the sink refused",
+}
+
+
 def _print_slot(slot: dict[str, Any]) -> None:
     rate = f", {slot.get('samples_per_second', 0.0):g} samples/s" if slot.get("active") else ""
     click.echo(f"slot {slot['pipeline']}: runs {slot.get('active') or 'nothing'}{rate}")
@@ -133,6 +146,10 @@ def _print_slot(slot: dict[str, Any]) -> None:
         click.echo(f"  last offered: {slot['last']} ({_said(slot['state'])})")
     for reason in slot.get("reasons", []):
         click.echo(f"  because {reason['code']}: {reason['message']}")
+    counters = slot.get("counters", {})
+    told = [f"{counters[name]} {words}" for name, words in _TROUBLES.items() if counters.get(name)]
+    if told:
+        click.echo(f"  since the agent started: {', '.join(told)}")
     for end in ("input", "output"):
         if slot.get(f"{end}_problem"):
             click.echo(f"  {end}: {slot[f'{end}_problem']}")
@@ -237,6 +254,8 @@ def release_rollback(config_path: Path | None, slot: str | None, as_json: bool) 
 def _request(config: Config, kind: str, slot: str) -> str:
     """Leave a request in the store and ring; a stopped agent carries it out when it starts."""
     with contextlib.closing(_store(config)) as store:
+        if ring(config.device.state) is None and not _can_go_back(store, slot):
+            return f"refused: {slot} has no earlier committed release on this device"
         with store.transaction():
             number = store.ask(kind, slot, time.time())
         deadline = time.monotonic() + REQUEST_SECONDS
@@ -248,6 +267,11 @@ def _request(config: Config, kind: str, slot: str) -> str:
                 return f"asked; the agent has not answered within {REQUEST_SECONDS:.0f} s, see `edge-agent status`"
             time.sleep(0.05)
         return store.answer_of(number) or "asked; the agent is not running and does it when it starts"
+
+
+def _can_go_back(store: Store, slot: str) -> bool:
+    active = store.active(slot)
+    return store.under_way(slot) is not None or (active is not None and store.previous(slot, active) is not None)
 
 
 @main.command(short_help="Show what releases are judged by on this device.")

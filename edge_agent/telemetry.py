@@ -122,7 +122,8 @@ def profile_summary(profile: Profile) -> dict[str, Any]:
     return {
         "python": profile.python,
         "machine": profile.machine,
-        "tags": profile.tags[:1],
+        # Of some 900 tags those that bundles can have, and the first, which says what machine it is.
+        "tags": [*profile.tags[:1], *(tag for tag in profile.tags[1:] if tag.endswith("-none-any"))],
         "distributions": profile.distributions,
         "providers": profile.providers,
         "opsets": profile.opsets,

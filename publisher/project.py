@@ -74,6 +74,11 @@ def _declared(here: Path) -> tuple[str, Path]:
 
 
 def _split(target: str) -> tuple[str, str]:
+    if target.endswith(".onnx"):
+        raise AuthorError(
+            f"{target} is a model: push it as a stage of a pipeline, in a file of yours: "
+            f'Pipeline("name", [OnnxModel("{Path(target).name}")], input=Input([…]), output=Output([…]))'
+        )
     head, colon, attr = target.rpartition(":")
     if not colon:
         return target, ""

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.contract.digest import Digest
-from edge_agent.contract.errors import AuthorError, ConfigError, TransportError
+from edge_agent.contract.errors import AuthorError, ConfigError, ReasonCode, TransportError
 from edge_agent.contract.manifest import Manifest, check_name, parse_manifest
 from edge_agent.contract.messages import ReleaseInfo, Topics
 from edge_agent.sdk.pipeline import Pipeline
@@ -138,13 +138,14 @@ def rollback(
 ) -> PushResult:
     """Offer an older release of a pipeline again, under a new sequence number (the fleet's rollback).
 
-    Without `sequence`: the newest release before the one offered now that has other bytes. Raises as `push` does.
+    Without `sequence`: the newest release from before the bytes offered now first came that no device reports as
+    failed; done again, it goes further back. Raises as `push` does.
     """
     started = time.monotonic()
     desk = _Desk.at(load_home(home), channel, progress)
     _check_words(desk.home, "", message)
     name = pipeline or _only_pipeline(desk.channel)
-    back_to = _earlier(desk.channel, name, sequence)
+    back_to = _earlier(desk.channel, name, sequence, functools.partial(_condemned, desk.home))
     republish = functools.partial(
         desk.channel.republish, back_to.sequence, pipeline=name, message=message, **desk.hand(desk.unlock(passphrase))
     )
@@ -235,7 +236,7 @@ class _Desk:
             uplink.require_one_history()
             self.progress("sending blobs")
             sent = uplink.send_blobs(contents)
-            refusals = _refusals(fleet, self.channel.name, manifest)
+            refusals = [*_same_bytes(self.channel, result), *_refusals(fleet, self.channel.name, manifest)]
             self.progress("signing")
             published = sign()
             sent += _announced(uplink, published)
@@ -250,6 +251,13 @@ class _Desk:
             warnings=[*result.warnings, *refusals],
             devices=outcomes,
         )
+
+
+def _same_bytes(channel: Channel, result: PushResult) -> list[str]:
+    current = channel.current().get(result.pipeline)
+    if current is None or current[1].digest != result.digest:
+        return []
+    return [f"these are the bytes of {current[1].name}, offered already: devices that run it only take the new name"]
 
 
 def _refusals(fleet: Fleet, channel: str, manifest: Manifest) -> list[str]:
@@ -292,7 +300,9 @@ def _only_pipeline(channel: Channel) -> str:
     return names[0]
 
 
-def _earlier(channel: Channel, pipeline: str, sequence: int | None) -> ReleaseInfo:
+def _earlier(
+    channel: Channel, pipeline: str, sequence: int | None, condemned: Callable[[str], set[str]]
+) -> ReleaseInfo:
     current = channel.current().get(pipeline)
     if current is None:
         known = ", ".join(sorted(channel.current())) or "none yet"
@@ -300,10 +310,29 @@ def _earlier(channel: Channel, pipeline: str, sequence: int | None) -> ReleaseIn
     listed = [one for one in channel.releases() if one.pipeline == pipeline]
     if sequence is not None:
         return _numbered(channel, pipeline, sequence, listed)
-    earlier = [one for one in listed if one.sequence < current[1].sequence and one.digest != current[1].digest]
+    # What is offered may be a rollback itself: go back from where its bytes first came, not to what was just left.
+    first = min(one.sequence for one in listed if one.digest == current[1].digest)
+    earlier = [one for one in listed if one.sequence < first]
     if not earlier:
         raise AuthorError(f"no release of {pipeline} before {current[1].name} has other bytes: nothing to go back to")
-    return max(earlier, key=lambda one: one.sequence)
+    bad = condemned(pipeline)
+    good = [one for one in earlier if one.digest not in bad]
+    if not good:
+        raise AuthorError(f"devices have condemned every earlier release of {pipeline}: push a fixed one")
+    return max(good, key=lambda one: one.sequence)
+
+
+def _condemned(home: Home, pipeline: str) -> set[str]:
+    """Return the manifests that a device last reported as rolled back, or as refused for having failed before."""
+    with connect(home) as client, Fleet(Topics(home.fleet)).listening(client) as fleet:
+        fleet.settle()
+        slots = [slot for report in fleet.reports.values() for slot in report.slots if slot.pipeline == pipeline]
+    return {
+        slot.last_digest
+        for slot in slots
+        if slot.state in ("rolled_back", "reverted")
+        or any(reason.code is ReasonCode.QUARANTINE for reason in slot.reasons)
+    }
 
 
 def _numbered(channel: Channel, pipeline: str, sequence: int, listed: list[ReleaseInfo]) -> ReleaseInfo:

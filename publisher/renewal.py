@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge_agent.contract.manifest import parse_manifest
 from publisher.config import load_home
 from publisher.keys import KeyStore
 from publisher.passphrase import Passphrase, ask
@@ -37,6 +38,13 @@ def refresh(
             channel = Channel(record, place.fleet, name)
             uplink = Uplink(client, channel)
             uplink.require_one_history()
+            uplink.send_blobs(_offered(channel))  # a broker may have lost its memory since they were pushed
             uplink.announce(channel.refresh(keys=keys, passphrase=secret))
             expiries[name] = min(channel.expiries().values())
     return expiries
+
+
+def _offered(channel: Channel) -> list[bytes]:
+    """Return the blobs of every release that the channel offers."""
+    manifests = [parse_manifest(channel.manifest(info.digest)) for _, info in channel.current().values()]
+    return [channel.record.get_blob(ref) for manifest in manifests for ref in manifest.blobs()]

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import click
 import msgspec
 import pytest
 
@@ -130,6 +131,45 @@ def test_a_test_that_does_not_exist_would_be_noticed() -> None:
     assert unknown_tests(text) == ["test_docs.py::test_gone", "x/test_docs.py::test_gone"]
 
 
+# --- commands named in documents -----------------------------------------------------------------------------------
+
+
+def commands_named(text: str) -> set[tuple[str, ...]]:
+    """Return the commands of ours that code spans and code blocks start, such as `("publisher", "broker", "run")`."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+    lines = [line for one in (*blocks, *spans) for line in one.splitlines()]
+    found = (re.match(r"(publisher|edge-agent)((?: [a-z][a-z-]+(?=\s|$))*)", line.strip()) for line in lines)
+    return {(match[1], *match[2].split()) for match in found if match is not None and match[2]}
+
+
+def unknown_commands(text: str) -> list[str]:
+    from edge_agent.cli import main as agent
+    from publisher.cli import main as publisher
+
+    missing = []
+    for program, *words in sorted(commands_named(text)):
+        command: click.Command | None = {"publisher": publisher, "edge-agent": agent}[program]
+        for word in words:
+            if not isinstance(command, click.Group):
+                break  # what follows is an argument
+            command = command.commands.get(word)
+        if command is None:
+            missing.append(" ".join([program, *words]))
+    return missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_named_exists(page: Path) -> None:
+    assert unknown_commands(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_command_that_does_not_exist_would_be_noticed() -> None:
+    text = "`publisher push x` `publisher promote`\n```sh\nedge-agent release forget\nedge-agent run --config x\n```\n"
+    assert ("edge-agent", "run") in commands_named(text)
+    assert unknown_commands(text) == ["edge-agent release forget", "publisher promote"]
+
+
 # --- formats -------------------------------------------------------------------------------------------------------
 
 STRUCTS = (
@@ -153,6 +193,7 @@ STRUCTS = (
     wire.Failure,
     wire.Load,
     wire.Loaded,
+    wire.Note,
     wire.Ready,
 )
 

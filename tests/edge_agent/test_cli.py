@@ -48,8 +48,8 @@ TWO_SLOTS = GOOD + GOOD[GOOD.index("[slot.meter]") :].replace("slot.meter", "slo
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FIELDCAST_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
-    for name in ("1.root.json", "data.csv"):
-        (tmp_path / name).touch()
+    (tmp_path / "1.root.json").touch()
+    (tmp_path / "data.csv").write_text("x\n1\n")
     path = tmp_path / "agent.toml"
     path.write_text(GOOD)
     return path
@@ -156,6 +156,13 @@ def test_a_good_configuration_in_words_and_as_json(config: Path) -> None:
     assert found["slot"]["meter"]["output"]["stream"] == "dev-1/meter"
 
 
+def test_a_column_that_the_file_lacks_is_found_before_the_agent_runs(config: Path) -> None:
+    config.write_text(GOOD.replace("rate_hz = 10", 'rate_hz = 10\ncolumns = { x = "y" }'))
+    found = run("check-config", "--config", str(config))
+    assert found.exit_code == 2
+    assert "has no column 'y'" in found.stderr
+
+
 def test_the_configuration_is_named_by_the_environment(config: Path) -> None:
     assert run("check-config", FIELDCAST_CONFIG=str(config)).stdout.startswith(f"{config}: ok")
 
@@ -232,4 +239,4 @@ def test_a_device_running_and_stopped(fleet: FleetSimulator) -> None:
     assert run("release", "list", "--slot", "other", **environment).stdout == ""
 
     asked = run("release", "rollback", **environment)
-    assert (asked.exit_code, asked.stdout) == (0, "asked; the agent is not running and does it when it starts\n")
+    assert (asked.exit_code, asked.stdout) == (1, "refused: meter has no earlier committed release on this device\n")

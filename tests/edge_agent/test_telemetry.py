@@ -230,6 +230,6 @@ def test_a_report_travels_whole(store: Store) -> None:
 
 def test_the_profile_is_shortened_for_the_road() -> None:
     found = profile_summary(PROFILE)
-    assert found["tags"] == ["cp311-cp311-linux_aarch64"]
+    assert found["tags"] == ["cp311-cp311-linux_aarch64", "py3-none-any"]
     assert found["distributions"] == {"numpy": "1.26.4"}
     assert "environment" not in found
