@@ -31,8 +31,8 @@ class Look(Filter):
     def predict(self, x):
         with open("/proc/self/maps") as maps:
             lines = maps.read()
-        found = min(lines.count("numpy"), lines.count("onnxruntime"))
-        return np.full((len(x), 1), float(min(found, 100)))
+        found = "numpy" in lines and "onnxruntime" in lines  # how often differs from process to process
+        return np.full((len(x), 1), float(found))
 """
 
 
