@@ -87,7 +87,7 @@ def push(target: str | None, **chosen: Any) -> None:
 @click.argument("pipeline", required=False)
 @click.option("-c", "--channel", required=True, metavar="NAME", help="The channel to roll back.")
 @click.option(
-    "--to", "sequence", type=int, metavar="N", help="Back to PIPELINE@N; else the newest before with other bytes."
+    "--to", "sequence", type=int, metavar="N", help="Back to PIPELINE@N; else the newest good one from before."
 )
 @click.option("-m", "--message", help="Why, in one line.")
 @_waiting
