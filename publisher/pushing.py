@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.contract.digest import Digest
-from edge_agent.contract.errors import AuthorError, ConfigError, ReasonCode, TransportError
+from edge_agent.contract.errors import ConfigError, TransportError
 from edge_agent.contract.manifest import Manifest, check_name, parse_manifest
 from edge_agent.contract.messages import ReleaseInfo, Topics
 from edge_agent.sdk.pipeline import Pipeline
@@ -34,6 +34,7 @@ from publisher.preflight import Verdict, judge_reported, preflight
 from publisher.project import find_pipeline
 from publisher.record import Record
 from publisher.repository import Channel, Published
+from publisher.retreat import condemned, earlier, only_pipeline
 from publisher.uplink import Uplink, connect
 
 __all__ = ["Ending", "PushResult", "ending_of", "push", "rollback"]
@@ -144,8 +145,8 @@ def rollback(
     started = time.monotonic()
     desk = _Desk.at(load_home(home), channel, progress)
     _check_words(desk.home, "", message)
-    name = pipeline or _only_pipeline(desk.channel)
-    back_to = _earlier(desk.channel, name, sequence, functools.partial(_condemned, desk.home))
+    name = pipeline or only_pipeline(desk.channel)
+    back_to = earlier(desk.channel, name, sequence, functools.partial(condemned, desk.home))
     republish = functools.partial(
         desk.channel.republish, back_to.sequence, pipeline=name, message=message, **desk.hand(desk.unlock(passphrase))
     )
@@ -286,61 +287,6 @@ def _announced(uplink: Uplink, published: Published) -> int:
 
 def _timed(result: PushResult, started: float) -> PushResult:
     return msgspec.structs.replace(result, seconds=round(time.monotonic() - started, 3))
-
-
-# --- which release --------------------------------------------------------------------------------------------------
-
-
-def _only_pipeline(channel: Channel) -> str:
-    names = sorted(channel.current())
-    if not names:
-        raise ConfigError(f"channel {channel.name} has no releases yet: there is nothing to go back to")
-    if len(names) > 1:
-        raise ConfigError(f"which pipeline? channel {channel.name} has {', '.join(names)}")
-    return names[0]
-
-
-def _earlier(
-    channel: Channel, pipeline: str, sequence: int | None, condemned: Callable[[str], set[str]]
-) -> ReleaseInfo:
-    current = channel.current().get(pipeline)
-    if current is None:
-        known = ", ".join(sorted(channel.current())) or "none yet"
-        raise ConfigError(f"channel {channel.name} has no pipeline {pipeline!r}; it has {known}")
-    listed = [one for one in channel.releases() if one.pipeline == pipeline]
-    if sequence is not None:
-        return _numbered(channel, pipeline, sequence, listed)
-    # What is offered may be a rollback itself: go back from where its bytes first came, not to what was just left.
-    first = min(one.sequence for one in listed if one.digest == current[1].digest)
-    earlier = [one for one in listed if one.sequence < first]
-    if not earlier:
-        raise AuthorError(f"no release of {pipeline} before {current[1].name} has other bytes: nothing to go back to")
-    bad = condemned(pipeline)
-    good = [one for one in earlier if one.digest not in bad]
-    if not good:
-        raise AuthorError(f"devices have condemned every earlier release of {pipeline}: push a fixed one")
-    return max(good, key=lambda one: one.sequence)
-
-
-def _condemned(home: Home, pipeline: str) -> set[str]:
-    """Return the manifests that a device last reported as rolled back, or as refused for having failed before."""
-    with connect(home) as client, Fleet(Topics(home.fleet)).listening(client) as fleet:
-        fleet.settle()
-        slots = [slot for report in fleet.reports.values() for slot in report.slots if slot.pipeline == pipeline]
-    return {
-        slot.last_digest
-        for slot in slots
-        if slot.state in ("rolled_back", "reverted")
-        or any(reason.code is ReasonCode.QUARANTINE for reason in slot.reasons)
-    }
-
-
-def _numbered(channel: Channel, pipeline: str, sequence: int, listed: list[ReleaseInfo]) -> ReleaseInfo:
-    for one in listed:
-        if one.sequence == sequence:
-            return one
-    known = ", ".join(one.name for one in listed)
-    raise ConfigError(f"channel {channel.name} has no release {pipeline}@{sequence}; it has {known}")
 
 
 # --- what is signed beside the bytes --------------------------------------------------------------------------------

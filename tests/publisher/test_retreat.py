@@ -9,7 +9,7 @@ import pytest
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import AuthorError, ConfigError
 from edge_agent.contract.messages import ReleaseInfo, Rollout
-from publisher.pushing import _earlier
+from publisher.retreat import earlier
 
 
 class Listed:
@@ -42,7 +42,7 @@ class Listed:
 def back_from(*contents: bytes, condemned: frozenset[bytes] = frozenset()) -> int:
     channel: Any = Listed(*contents)
     bad = {str(Digest.of(one)) for one in condemned}
-    return _earlier(channel, "p", None, lambda pipeline: bad).sequence
+    return earlier(channel, "p", None, lambda pipeline: bad).sequence
 
 
 # releases in order, the sequence gone back to
@@ -78,6 +78,6 @@ def test_a_named_one_is_taken_as_it_is() -> None:
     def nobody_asks(pipeline: str) -> set[str]:
         raise AssertionError(pipeline)
 
-    assert _earlier(channel, "p", 2, nobody_asks).sequence == 2
+    assert earlier(channel, "p", 2, nobody_asks).sequence == 2
     with pytest.raises(ConfigError, match="p@9"):
-        _earlier(channel, "p", 9, nobody_asks)
+        earlier(channel, "p", 9, nobody_asks)
