@@ -54,6 +54,19 @@ class Workshop:
                 del sys.modules[name]
 
 
+def mounted() -> set[str]:
+    """Modules of bundles in this process; earlier tests of other files may have left some."""
+    return {name for name in sys.modules if name.startswith("_fieldcast_")}
+
+
+MOUNTED_BEFORE: list[set[str]] = [set()]
+
+
+@pytest.fixture(autouse=True)
+def _before() -> None:
+    MOUNTED_BEFORE[0] = mounted()
+
+
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     root = tmp_path / "project"
@@ -86,7 +99,7 @@ def rebuild(tmp_path: Path, workshop: Workshop) -> Iterator[Callable[..., Pipeli
     yield make
     for mount in mounts:
         mount.unmount()
-    assert not [name for name in sys.modules if name.startswith("_fieldcast_")]
+    assert mounted() <= MOUNTED_BEFORE[0]
 
 
 def add_model(bias: float = 1.0, *, opset: int = 17) -> bytes:
@@ -418,7 +431,7 @@ def test_a_stage_that_cannot_be_constructed_is_named(workshop: Workshop, rebuild
         rebuild(changed(package, **changes))
     assert words in str(caught.value)
     assert caught.value.reason.where == "scale"
-    assert not [name for name in sys.modules if name.startswith("_fieldcast_")]
+    assert mounted() <= MOUNTED_BEFORE[0]
 
 
 def test_a_built_in_filter_that_this_agent_lacks_is_named(workshop: Workshop, rebuild: Any) -> None:
@@ -439,7 +452,7 @@ def test_code_that_fails_on_the_device_is_named_with_its_line_and_leaves_nothing
         rebuild(package)
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.reason.code is ReasonCode.START
-    assert not [name for name in sys.modules if name.startswith("_fieldcast_")]
+    assert mounted() <= MOUNTED_BEFORE[0]
 
 
 def test_a_manifest_that_contradicts_its_pipeline_is_refused(workshop: Workshop, rebuild: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterator
@@ -75,6 +76,16 @@ class Talk:
         self.sock.close()
         self.thread.join(SECONDS)
         assert not self.thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _unmounted() -> Iterator[None]:
+    """A worker never unmounts, since its process ends; here the process goes on."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("_fieldcast_"):
+            del sys.modules[name]
 
 
 @pytest.fixture
