@@ -110,7 +110,8 @@ def test_a_broker_that_does_not_come_up_is_reported_and_cleaned_up(monkeypatch: 
 
 
 PARENT = """
-import sys, time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 from publisher.broker import EmbeddedBroker
 broker = EmbeddedBroker().start()
 print(broker.pid, broker.port, flush=True)

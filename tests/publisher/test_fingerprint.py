@@ -585,6 +585,8 @@ def test_remembered_until_something_moves(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "live_memo.py").write_text("import helper_memo\n" + SMALL.replace("return x", "return helper_memo.h()"))
     (tmp_path / "helper_memo.py").write_text("def h(): return 1\n")
     module = load(tmp_path / "live_memo.py", "live_memo", monkeypatch)
+    # A search directory in which other tests make files just now is never trusted: the checkout is one.
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if Path(one).resolve() != PROJECT])
     settle(tmp_path)
     first = fingerprint(module.F, root=tmp_path)
     assert fingerprint(module.F, root=tmp_path) is first
