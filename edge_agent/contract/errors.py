@@ -50,6 +50,7 @@ class ReasonCode(enum.Enum):
     WRONG_CHANNEL = "wrong_channel"
     MALFORMED = "malformed"
     FORMAT = "format"
+    CLOCK = "clock"
     # Admission (U5)
     INTERPRETER = "interpreter"
     REQUIREMENTS = "requirements"
@@ -78,6 +79,12 @@ class ReasonCode(enum.Enum):
     # People
     OPERATOR = "operator"
     WITHDRAWN = "withdrawn"
+    # Local policy: not now
+    HOLD = "hold"
+    WINDOW = "window"
+    LOCKED = "locked"
+    CONDITION = "condition"
+    PINNED = "pinned"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.contract.digest import BlobRef, decode_json, encode_json
+from edge_agent.contract.dtypes import DEFAULT, DTYPES, has_unit
 from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
 
 __all__ = [
@@ -86,11 +87,24 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The logical input: columns in order, one unit for all or one a column, nominal rate in Hz (0: irregular)."""
+    """The logical input: columns in order, units and dtypes by column, nominal rate in Hz (0: irregular).
+
+    A column without a dtype is float64; see `edge_agent.contract.dtypes` for the others.
+    """
 
     columns: list[str]
     units: dict[str, str] = {}
     rate_hz: float = 0.0
+    dtypes: dict[str, str] = {}
+
+    @property
+    def typed(self) -> bool:
+        """Whether any column is something else than float64."""
+        return bool(self.dtypes) and any(dtype != DEFAULT for dtype in self.dtypes.values())
+
+    def dtype_of(self, column: str) -> str:
+        """Return the dtype of a column."""
+        return self.dtypes.get(column, DEFAULT)
 
 
 class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -216,11 +230,24 @@ def _faults(manifest: Manifest) -> Iterator[Reason]:
     for key, columns in (("input", manifest.input.columns), ("output", manifest.output.columns)):
         if len(set(columns)) != len(columns):
             yield _fault("a column is named twice", f"$.{key}.columns")
+    yield from _dtype_faults(manifest.input)
     for ref in manifest.blobs():
         if ref.size < 0:
             yield _fault(f"blob {ref.digest} has size {ref.size}", "$.stages")
     if manifest.history < 0:
         yield _fault("history is negative", "$.history")
+
+
+def _dtype_faults(spec: InputSpec) -> Iterator[Reason]:
+    for name, dtype in sorted(spec.dtypes.items()):
+        where = f"$.input.dtypes.{name}"
+        if name not in spec.columns:
+            yield _fault(f"dtype {dtype!r} is of a column that the input does not have", where)
+        elif dtype not in DTYPES:
+            known = ", ".join(DTYPES)
+            yield _fault(f"dtype {dtype[:40]!r} is not known ({known}): a newer fieldcast may read it", where)
+        elif spec.units.get(name) and not has_unit(dtype):
+            yield _fault(f"column {name!r} is {dtype}, which has no unit", where)
 
 
 def _stage_faults(stage: Stage, where: str) -> Iterator[Reason]:

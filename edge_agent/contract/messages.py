@@ -1,21 +1,21 @@
 """Every topic string and every message body that crosses the broker, except the manifest.
 
 All topics are built here and nowhere else. Bodies are parsed once, at the edge, into frozen structs; what does not
-parse is `UpdateRejected` (from the publisher) or shown as unreadable (from a device). Sizes are bounded here.
+parse is `UpdateRejected` (from the publisher) or shown as unreadable (from a device: see `reports`). Sizes are bounded.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from typing import Any
 
 import msgspec
 
-from edge_agent.contract.digest import Digest, decode_json, decode_msgpack, encode_json, encode_msgpack
-from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
+from edge_agent.contract.digest import BlobRef, Digest, decode_msgpack, encode_msgpack
+from edge_agent.contract.dsse import REPORT_BYTES_MAX, REPORT_TYPE
+from edge_agent.contract.errors import ReasonCode, UpdateRejected
 from edge_agent.contract.manifest import check_name
+from edge_agent.contract.reports import Report, SlotReport, decode_report, encode_report
 
 __all__ = [
     "CHUNK_BYTES",
@@ -23,6 +23,8 @@ __all__ = [
     "ENVELOPE_BYTES_MAX",
     "ENVELOPE_FORMAT",
     "REPORT_BYTES_MAX",
+    "REPORT_TYPE",
+    "WAYS_MAX",
     "ChunkHeader",
     "Envelope",
     "OutputMessage",
@@ -31,10 +33,14 @@ __all__ = [
     "Rollout",
     "SlotReport",
     "Topics",
+    "Way",
+    "Ways",
     "decode_envelope",
     "decode_report",
+    "decode_ways",
     "encode_envelope",
     "encode_report",
+    "encode_ways",
     "release_path",
     "rollout_path",
 ]
@@ -42,8 +48,9 @@ __all__ = [
 ENVELOPE_FORMAT = 1
 ENVELOPE_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES = 60_000
-REPORT_BYTES_MAX = 256 * 1024
-REPORT_TYPE = "application/vnd.fieldcast.report+json"
+WAYS_FORMAT = 1
+WAYS_MAX = 16
+WAYS_BYTES_MAX = 4096
 
 
 class Topics:
@@ -61,6 +68,21 @@ class Topics:
         """Retained, publisher: chunk `index` (from 0) of a blob."""
         return f"{self._root}/blob/{digest.hex}/{index}"
 
+    def ways(self, digest: Digest) -> str:
+        """Retained, publisher: how a blob can be made of others (`Ways`). A hint: whoever uses it checks the result."""
+        return f"{self._root}/blob/{digest.hex}/ways"
+
+    def every_blob(self, leaf: str) -> str:
+        """The filter that matches `leaf` (`0`, the first chunk; `ways`) of every blob: brokers may leave some out (M2)."""
+        return f"{self._root}/blob/+/{leaf}"
+
+    def blob_of(self, topic: str) -> Digest:
+        """Return the digest in a `blob/<sha256>/…` topic of this fleet; raise `ValueError` for any other topic."""
+        parts = topic.split("/")
+        if len(parts) != 5 or parts[:3] != ["fieldcast", self.fleet, "blob"]:
+            raise ValueError(f"{topic!r} is no blob topic of fleet {self.fleet!r}")
+        return Digest(f"sha256:{parts[3]}")
+
     def online(self, device: str) -> str:
         """Retained, device: `1 <session>` at birth, `0` as its last will. A hint, never evidence."""
         return f"{self._root}/device/{check_name('device', device)}/online"
@@ -72,6 +94,14 @@ class Topics:
     def event(self, device: str) -> str:
         """QoS 1, device: one transition."""
         return f"{self._root}/device/{check_name('device', device)}/event"
+
+    def command(self, device: str) -> str:
+        """QoS 1, operator: one command. The device answers on the topic that it names."""
+        return f"{self._root}/device/{check_name('device', device)}/command"
+
+    def answer(self, device: str, name: str) -> str:
+        """QoS 1, device: the answer to one command, under a `name` of the asker's choice."""
+        return f"{self._root}/device/{check_name('device', device)}/answer/{check_name('answer', name)}"
 
     def every(self, leaf: str) -> str:
         """The filter that matches `leaf` (`report`, `online`, `event`) of every device, for the publisher."""
@@ -145,8 +175,9 @@ def rollout_path(pipeline: str) -> str:
 class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What `release` signs about a manifest, in the target's `custom` (T2).
 
-    `digest` is the manifest's. `published` is seconds since 1970, UTC. `sequence` names the release and is never
-    compared.
+    `digest` is the manifest's. `published` is seconds since 1970, UTC. `sequence` names the release and is compared
+    with nothing but `security_floor`: no device goes back by itself to a release of this channel and pipeline below it.
+    A `retry_generation` above the one under which the same bytes were condemned lifts that quarantine everywhere.
     """
 
     fleet: str
@@ -160,6 +191,8 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     message: str = ""
     commit: str = ""
     dirty: bool = False
+    retry_generation: int = 0
+    security_floor: int = 0
 
     @property
     def name(self) -> str:
@@ -226,6 +259,41 @@ class ChunkHeader(msgspec.Struct, frozen=True):
         return cls(encoding, index, count, encoded, stream), payload
 
 
+# --- ways: blobs made of others (M6) -------------------------------------------------------------------------------
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to make a blob: `delta`, unpacked with the blob `base` as its prefix."""
+
+    base: Digest
+    delta: BlobRef
+
+
+class Ways(msgspec.Struct, frozen=True, kw_only=True):
+    """The ways to make one blob, at most `WAYS_MAX`. Nobody signs it: the result is checked by its own digest."""
+
+    format: int
+    ways: list[Way]
+
+
+def encode_ways(ways: Ways) -> bytes:
+    """Return the MessagePack bytes of `ways`."""
+    return encode_msgpack(ways)
+
+
+def decode_ways(data: bytes) -> Ways:
+    """Parse a hint. Raises `ValueError` with what is wrong."""
+    if len(data) > WAYS_BYTES_MAX:
+        raise ValueError(f"a hint of {len(data)} bytes exceeds {WAYS_BYTES_MAX}")
+    try:
+        found = decode_msgpack(data, Ways)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"a hint cannot be read: {error}") from None
+    if found.format != WAYS_FORMAT or len(found.ways) > WAYS_MAX:
+        raise ValueError(f"a hint of format {found.format} with {len(found.ways)} ways is not supported")
+    return found
+
+
 # --- pipeline output -----------------------------------------------------------------------------------------------
 
 
@@ -243,74 +311,3 @@ class OutputMessage(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     probation: bool
     values: dict[str, Any]
-
-
-# --- device reports (T8) -------------------------------------------------------------------------------------------
-
-
-class SlotReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one slot runs and what became of the last release it was offered.
-
-    `active`, `candidate` and `last` are release names; digests are manifest digests. `state` is the deployment state
-    of `last` (`committed`, `rolled_back`, `rejected`, `deferred`, …) and `reasons` why. `counters` are totals since
-    the agent started: `samples`, `outputs`, `errors`, `dropped`.
-    """
-
-    pipeline: str
-    channel: str
-    active: str = ""
-    active_digest: str = ""
-    candidate: str = ""
-    candidate_digest: str = ""
-    last: str = ""
-    last_digest: str = ""
-    state: str = ""
-    reasons: list[Reason] = []
-    counters: dict[str, int] = {}
-    samples_per_second: float = 0.0
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A device's report. `boot` and `counter` order reports; `time` is seconds UTC by the device's clock."""
-
-    format: int
-    fleet: str
-    device: str
-    boot: int
-    counter: int
-    time: float
-    agent: str
-    slots: list[SlotReport]
-    labels: dict[str, str] = {}
-    profile: dict[str, Any] = {}
-    channels: dict[str, dict[str, Any]] = {}
-
-
-class _Dsse(msgspec.Struct, frozen=True):
-    """A Dead Simple Signing Envelope, https://github.com/secure-systems-lab/dsse."""
-
-    payloadType: str  # noqa: N815 - the standard's spelling
-    payload: str
-    signatures: list[dict[str, str]]
-
-
-def encode_report(report: Report) -> bytes:
-    """Return the report as a DSSE envelope without signatures; the publisher shows it as unsigned."""
-    body = base64.b64encode(encode_json(report)).decode()
-    return encode_json(_Dsse(payloadType=REPORT_TYPE, payload=body, signatures=[]))
-
-
-def decode_report(data: bytes) -> Report:
-    """Parse a report of at most `REPORT_BYTES_MAX` bytes. Raises `ValueError` with what is wrong."""
-    if len(data) > REPORT_BYTES_MAX:
-        raise ValueError(f"report of {len(data)} bytes exceeds {REPORT_BYTES_MAX}")
-    try:
-        envelope = decode_json(data, _Dsse)
-        if envelope.payloadType != REPORT_TYPE:
-            raise ValueError(f"payload type {envelope.payloadType!r} is not a report")
-        report = decode_json(base64.b64decode(envelope.payload, validate=True), Report)
-    except (msgspec.DecodeError, binascii.Error) as error:
-        raise ValueError(f"report cannot be read: {error}") from None
-    if report.format != 1:
-        raise ValueError(f"report format {report.format} is not supported")
-    return report

@@ -11,9 +11,11 @@ from edge_agent.contract.errors import Blame, Reason, UpdateRejected
 from edge_agent.contract.messages import ENVELOPE_BYTES_MAX, Envelope, ReleaseInfo, Rollout, decode_envelope
 
 __all__ = [
+    "OPERATORS_MAX",
     "REPLY_BYTES_MAX",
     "REQUEST_BYTES_MAX",
     "Floor",
+    "Operator",
     "Reply",
     "Request",
     "Verified",
@@ -21,6 +23,7 @@ __all__ = [
     "verifier_command",
 ]
 
+OPERATORS_MAX = 64  # of a channel
 REQUEST_BYTES_MAX = 4 * ENVELOPE_BYTES_MAX
 REPLY_BYTES_MAX = 4 * ENVELOPE_BYTES_MAX
 
@@ -36,6 +39,18 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     keyset: str
     version: int
+
+
+class Operator(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that may command devices (T8), as a channel's signed targets list it (`x-fieldcast.operators`).
+
+    `public` is the raw Ed25519 key in hex; `scope` lists the command types that it may send.
+    """
+
+    name: str
+    keyid: str
+    public: str
+    scope: list[str] = []
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +83,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     floors: list[Floor]
     expires_at: float
     timestamp_expires_at: float
+    operators: list[Operator] = []
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

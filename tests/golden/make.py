@@ -14,6 +14,7 @@ import numpy as np
 from edge_agent import Filter, Frame, Input, Output, Pipeline
 from edge_agent.contract.bundle import build_bundle
 from edge_agent.contract.digest import BlobRef, Digest
+from edge_agent.contract.dtypes import DEFAULT, DTYPES
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.contract.manifest import (
     HealthPolicy,
@@ -81,6 +82,27 @@ def manifest() -> Manifest:
     )
 
 
+def typed_manifest() -> Manifest:
+    """Return a manifest whose input has a column of every dtype."""
+    stage = Stage(name="pass", target="edge_agent.sdk.pass_through:PassThrough", fingerprint="builtin:x")
+    dtypes = {one: one for one in DTYPES if one != DEFAULT}
+    return Manifest(
+        format=1,
+        pipeline="golden",
+        stages=[stage],
+        input=InputSpec(columns=list(DTYPES), units={"vector": "g"}, dtypes=dtypes),
+        output=OutputSpec(columns=list(DTYPES)),
+    )
+
+
+def typed_frame() -> Frame:
+    """Return a frame with a cell of every dtype."""
+    given = Input(DTYPES, dtype={one: one for one in DTYPES})
+    return Pipeline("golden", [PassThrough()], input=given).frame_of(
+        [[0.5, 2**60, True, "é", [1, 2.5], {"k": [None, 1]}]]
+    )
+
+
 def report() -> Report:
     """Return a report with a rolled back release."""
     reason = Reason(code=ReasonCode.OUTPUT, message="4 of 10 results invalid", where="gain", blame=Blame.RELEASE)
@@ -129,6 +151,8 @@ def examples() -> dict[str, bytes]:
         "state.msgpack": captured,
         "self_test.msgpack": selftest.build(pipeline, frame),
         "frame.msgpack": frame.to_bytes(),
+        "typed_manifest.json": encode_manifest(typed_manifest()),
+        "typed_frame.msgpack": typed_frame().to_bytes(),
     }
 
 

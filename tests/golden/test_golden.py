@@ -28,6 +28,8 @@ DIGESTS = {
     "report.json": "21f35df698d8",
     "self_test.msgpack": "376631d0b30b",
     "state.msgpack": "a9a125436f46",
+    "typed_frame.msgpack": "bf7484c19008",
+    "typed_manifest.json": "03b3386e3a16",
 }
 
 
@@ -47,6 +49,25 @@ def test_every_example_is_guarded() -> None:
 def test_the_manifest_says_the_same_and_keeps_its_digest() -> None:
     assert parse_manifest(read("manifest.json")) == make.manifest()
     assert encode_manifest(make.manifest()) == read("manifest.json")
+
+
+def test_a_manifest_without_dtypes_takes_numbers() -> None:
+    spec = parse_manifest(read("manifest.json")).input
+    assert (spec.typed, spec.dtype_of("x")) == (False, "float64")
+
+
+def test_the_manifest_with_dtypes_says_the_same_and_keeps_its_digest() -> None:
+    assert parse_manifest(read("typed_manifest.json")) == make.typed_manifest()
+    assert encode_manifest(make.typed_manifest()) == read("typed_manifest.json")
+
+
+def test_the_frame_of_every_dtype_is_read() -> None:
+    frame, mine = Frame.from_bytes(read("typed_frame.msgpack")), make.typed_frame()
+    assert frame.columns == mine.columns
+    assert mine.to_bytes() == read("typed_frame.msgpack")
+    (row,), (same,) = frame.values, mine.values
+    assert [cell for cell in row if not isinstance(cell, np.ndarray)] == [0.5, 2**60, True, "é", {"k": [None, 1]}]
+    assert np.array_equal(row[4], same[4])
 
 
 def test_the_bundle_opens_and_is_built_the_same() -> None:

@@ -177,6 +177,13 @@ FAULTS = [
     ({"stages": [stage(target="edge_agent.sdkx:C")]}, "$.stages[0].bundle", "has no bundle"),
     ({"input": {"columns": ["x", "x"]}}, "$.input.columns", "named twice"),
     ({"output": {"columns": ["y", "y"]}}, "$.output.columns", "named twice"),
+    ({"input": {"columns": ["x"], "dtypes": {"y": "json"}}}, "$.input.dtypes.y", "column that the input does not have"),
+    ({"input": {"columns": ["x"], "dtypes": {"x": "decimal"}}}, "$.input.dtypes.x", "'decimal' is not known (float64,"),
+    (
+        {"input": {"columns": ["x"], "dtypes": {"x": "string"}, "units": {"x": "g"}}},
+        "$.input.dtypes.x",
+        "'x' is string, which has no unit",
+    ),
     ({"self_test": NEGATIVE}, "$.stages", "size -1"),
     ({"stages": [stage(models={"m": {"blob": NEGATIVE, "name": "n"}})]}, "$.stages", "size -1"),
     (

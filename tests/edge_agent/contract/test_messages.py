@@ -141,7 +141,7 @@ def test_brackets_without_end_are_no_envelope() -> None:
 def test_signed_documents_tolerate_unknown_fields() -> None:
     info = ReleaseInfo(fleet="f", channel="c", pipeline="p", sequence=3, digest=DIGEST, published=1)
     assert info.name == "p@3"
-    assert decode_json(encode_json({**json.loads(encode_json(info)), "retry_generation": 2}), ReleaseInfo) == info
+    assert decode_json(encode_json({**json.loads(encode_json(info)), "from_the_future": 2}), ReleaseInfo) == info
     rollout = Rollout(fleet="f", channel="c", pipeline="p", rollout_id="r", candidate=3)
     assert decode_json(encode_json({**json.loads(encode_json(rollout)), "selector": {}}), Rollout) == rollout
     assert (rollout.percent, rollout.paused, rollout.aborted, rollout.stable) == (100.0, False, False, None)
