@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from array import array
 from collections.abc import Generator
 
 from edge_agent.config import CsvInput
 from edge_agent.contract.errors import ConfigError
 from edge_agent.runtime.csv_table import CsvTable, Row
 from edge_agent.runtime.interest import Interest
-from edge_agent.runtime.samples import BadPayload, Faults, Samples
+from edge_agent.runtime.samples import BadPayload, Faults, Samples, bytes_of
 
 __all__ = ["CsvSource"]
 
 ROWS_PER_TAKE_MAX = 4096  # rows looked at in one call, good or bad: some 5 ms
+BYTES_PER_TAKE = 1 << 20  # of texts and the like; the row that goes beyond is the last one
 UNREADABLE = "unreadable file"
 
 
@@ -108,15 +108,14 @@ class CsvSource:
         """Return up to `room` rows that are due now, or None."""
         now = time.monotonic()
         self._told = False
-        taken = Samples(self.columns, array("q"), array("q"), array("d"))
+        taken, size = Samples.none(self.columns, self._table.dtypes), 0
         budget = ROWS_PER_TAKE_MAX
-        while budget > 0 and taken.rows < room and not self.finished:
+        while budget > 0 and taken.rows < room and size < BYTES_PER_TAKE and not self.finished:
             if self._next is not None:
                 if self._due(self._next, now) > now:
                     break
-                taken.sequences.append(self._next[0])
-                taken.timestamps.append(self._next[1])
-                taken.values.extend(self._next[2])
+                taken.append(*self._next)
+                size += bytes_of(self._next[2]) if taken.dtypes else 0
             budget -= self._advance(budget)
         return taken if taken.rows else None
 

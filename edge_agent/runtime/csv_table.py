@@ -1,4 +1,4 @@
-"""A CSV file as rows of numbers: which header belongs to which column, and what a cell means.
+"""A CSV file as rows of values: which header belongs to which column, and what a cell means.
 
 The header names the columns; lines that start with `#` and empty lines are skipped. It reads on, row by row, and holds
 one row at a time. A missing column is `ConfigError` at once; a cell that does not fit is `BadPayload` for its row only.
@@ -9,23 +9,34 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from edge_agent.config import Column, CsvInput
+from edge_agent.contract.dtypes import parse_cell
 from edge_agent.contract.errors import ConfigError
-from edge_agent.runtime.decode import BAD_SEQUENCE, BAD_TIMESTAMP, INT64_MAX, MISSING, NOT_A_NUMBER, nanoseconds
+from edge_agent.runtime.cells import held_cell
+from edge_agent.runtime.decode import (
+    BAD_SEQUENCE,
+    BAD_TIMESTAMP,
+    INT64_MAX,
+    MISSING,
+    NOT_A_NUMBER,
+    dtypes_of,
+    nanoseconds,
+)
 from edge_agent.runtime.samples import BadPayload
 from edge_agent.tables import hint, listing
 
 __all__ = ["CsvTable", "Row"]
 
-Row = tuple[int, int, list[float]]  # sequence, timestamp in nanoseconds, one value per column
+Row = tuple[int, int, list[Any]]  # sequence, timestamp in nanoseconds, one value per column
 
 
 class CsvTable:
     """The file that `config` names. Raises `ConfigError` when it cannot be read or lacks a column.
 
-    `columns` are the logical names; `numbered` tells whether rows bring their sequence.
+    `columns` are the logical names, `dtypes` theirs as `Samples` has them; `numbered` tells whether rows bring their
+    sequence.
     """
 
     def __init__(self, config: CsvInput) -> None:
@@ -39,9 +50,9 @@ class CsvTable:
         if not chosen:
             raise ConfigError(f"{self.path}: the header names no column besides timestamp and sequence")
         self.columns = tuple(chosen)
+        self.dtypes = dtypes_of(chosen)
         self._places = [
-            (self._place(header, f"column '{name}'", column.path), name, column.scale, column.offset)
-            for name, column in chosen.items()
+            (self._place(header, f"column '{name}'", column.path), name, column) for name, column in chosen.items()
         ]
         self._time_place = self._place(header, "timestamp", config.timestamp.path) if config.timestamp else -1
         self._sequence_place = self._place(header, "sequence", config.sequence) if config.sequence else -1
@@ -73,15 +84,22 @@ class CsvTable:
         try:
             if len(cells) < self._width:
                 raise BadPayload(MISSING, f"has {len(cells)} cells, the header names {self._width}")
-            values = [self._number(cells[place], name, scale, offset) for place, name, scale, offset in self._places]
+            read = self._cell if self.dtypes else self._number
+            values = [read(cells[place], name, column) for place, name, column in self._places]
             sequence = self._sequence(cells[self._sequence_place]) if self.numbered else number
             return sequence, self._time(number, cells), values
         except BadPayload as bad:
             return BadPayload(bad.kind, f"row {number + 1}: {bad}")
 
-    def _number(self, cell: str, name: str, scale: float, offset: float) -> float:
+    def _cell(self, cell: str, name: str, column: Column) -> Any:
         try:
-            value = float(cell) * scale + offset
+            return held_cell(column, parse_cell, cell)
+        except BadPayload as bad:
+            raise BadPayload(bad.kind, f"column '{name}': {bad}") from None
+
+    def _number(self, cell: str, name: str, column: Column) -> float:
+        try:
+            value = float(cell) * column.scale + column.offset
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

@@ -1,8 +1,8 @@
-"""One JSON payload into one sample: which number belongs to which column, when it was measured, what its number is.
+"""One JSON payload into one sample: which value belongs to which column, when it was measured, what its number is.
 
 A payload is a JSON object or array; a path is dotted keys and indices (`acc.x`, `v.0`, `3`). What does not fit is
-`BadPayload` with the column, the path and what the payload has instead. A missing value is never replaced: no sample
-is better than an invented one.
+`BadPayload` with the column, the path and what the payload has instead. A missing value is never replaced, and none
+is turned into another dtype: no sample is better than an invented one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from edge_agent.config import Column, Timestamp
-from edge_agent.runtime.samples import BadPayload
+from edge_agent.contract.dtypes import DEFAULT, as_cell
+from edge_agent.runtime.cells import NOT_A_NUMBER, held_cell
+from edge_agent.runtime.samples import BadPayload, Cells
 from edge_agent.tables import hint
 
 __all__ = [
@@ -26,12 +28,12 @@ __all__ = [
     "MISSING",
     "NOT_A_NUMBER",
     "Layout",
+    "dtypes_of",
     "nanoseconds",
 ]
 
 MALFORMED = "malformed payload"
 MISSING = "missing column"
-NOT_A_NUMBER = "not a number"
 BAD_TIMESTAMP = "bad timestamp"
 BAD_SEQUENCE = "bad sequence"
 
@@ -44,10 +46,14 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Layout:
-    """Where a payload's numbers lie. `decode` is called once per message, so paths are compiled here."""
+    """Where a payload's values lie. `decode` is called once per message, so paths are compiled here.
+
+    `dtypes` are the columns', as `Samples` has them: empty where all are float64.
+    """
 
     def __init__(self, columns: Mapping[str, Column], timestamp: Timestamp | None = None, sequence: str = "") -> None:
         self.columns = tuple(columns)
+        self.dtypes = dtypes_of(columns)
         self._columns = dict(columns)
         self._paths = {name: _steps(column.path) for name, column in columns.items()}
         parents = {path[:-1] for path in self._paths.values()}
@@ -63,7 +69,7 @@ class Layout:
         self._sequence = sequence
         self._sequence_path = _steps(sequence) if sequence else ()
 
-    def decode(self, payload: bytes) -> tuple[int | None, int | None, array[float]]:
+    def decode(self, payload: bytes) -> tuple[int | None, int | None, Cells]:
         """Return sequence, timestamp in nanoseconds (None: not in the payload) and one value per column.
 
         Raises `BadPayload`.
@@ -72,17 +78,19 @@ class Layout:
             body = _decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadPayload(MALFORMED, f"payload is not JSON: {error}") from None
-        try:
-            values = array("d", self._fast(body) or self._careful(body))
-        except OverflowError:  # JSON's integers have no end
-            values = array("d", self._careful(body))
-        if self._scales is not None:
-            values = self._scaled(values)
+        values = self._cells(body) if self.dtypes else self._numbers(body)
         return (
             self._sequence_of(body) if self._sequence_path else None,
             self._time_of(body) if self._timestamp else None,
             values,
         )
+
+    def _numbers(self, body: Any) -> array[float]:
+        try:
+            values = array("d", self._fast(body) or self._careful(body))
+        except OverflowError:  # JSON's integers have no end
+            values = array("d", self._careful(body))
+        return values if self._scales is None else self._scaled(values)
 
     def _scaled(self, values: array[float]) -> array[float]:
         assert self._scales is not None
@@ -107,9 +115,20 @@ class Layout:
         return found if _NUMBERS.issuperset(map(type, found)) else None
 
     def _careful(self, body: Any) -> list[float]:
-        if type(body) is not dict and type(body) is not list:
-            raise BadPayload(MALFORMED, f"payload is {_show(body)}, not a JSON object or array")
+        _require_container(body)
         return [self._value(body, name, path) for name, path in self._paths.items()]
+
+    def _cells(self, body: Any) -> list[Any]:
+        _require_container(body)
+        return [self._cell(body, name, path) for name, path in self._paths.items()]
+
+    def _cell(self, body: Any, name: str, path: Path) -> Any:
+        column = self._columns[name]
+        value = _find(body, path, f"column '{name}': path '{column.path}'", MISSING)
+        try:
+            return held_cell(column, as_cell, value)
+        except BadPayload as bad:
+            raise BadPayload(bad.kind, f"column '{name}', path '{column.path}': {bad}") from None
 
     def _value(self, body: Any, name: str, path: Path) -> float:
         place = f"column '{name}': "
@@ -133,6 +152,12 @@ class Layout:
         if type(value) is not int or not 0 <= value <= INT64_MAX:
             raise BadPayload(BAD_SEQUENCE, f"sequence: {_show(value)} is not a whole number from 0 to 2^63 - 1")
         return value
+
+
+def dtypes_of(columns: Mapping[str, Column]) -> tuple[str, ...]:
+    """Return the dtypes of columns in their order, nothing where all are float64."""
+    dtypes = tuple(column.dtype for column in columns.values())
+    return () if all(dtype == DEFAULT for dtype in dtypes) else dtypes
 
 
 def nanoseconds(value: Any, unit: str) -> int:
@@ -177,6 +202,11 @@ def _walk(body: Any, path: Path) -> Any:
         else:
             raise LookupError(key)
     return body
+
+
+def _require_container(body: Any) -> None:
+    if type(body) is not dict and type(body) is not list:
+        raise BadPayload(MALFORMED, f"payload is {_show(body)}, not a JSON object or array")
 
 
 def _find(body: Any, path: Path, what: str, kind: str) -> Any:

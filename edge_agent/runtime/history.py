@@ -1,4 +1,7 @@
-"""The last samples of a slot, kept to warm a fresh worker's windows before it sees live data."""
+"""The last samples of a slot, kept to warm a fresh worker's windows before it sees live data.
+
+It keeps as many as releases ask for, and of texts and the like no more than `BYTES_MAX`: a device's memory comes first.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,32 @@ from collections.abc import Iterator
 
 from edge_agent.runtime.samples import Samples
 
-__all__ = ["History"]
+__all__ = ["BYTES_MAX", "History"]
+
+BYTES_MAX = 16 << 20
 
 
 class History:
-    """The newest samples, at least as many as asked for, in the pieces they came in."""
+    """The newest samples, at least as many as asked for if they fit, in the pieces they came in."""
 
     def __init__(self) -> None:
         self._pieces: deque[Samples] = deque()
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def add(self, samples: Samples, wanted: int) -> None:
         """Append samples and drop what is not among the last `wanted` rows any more."""
         self._pieces.append(samples)
         self._rows += samples.rows
-        while self._pieces and self._rows - self._pieces[0].rows >= wanted:
-            self._rows -= self._pieces.popleft().rows
+        self._bytes += _bytes(samples)
+        while self._pieces and (self._rows - self._pieces[0].rows >= wanted or self._bytes > BYTES_MAX):
+            oldest = self._pieces.popleft()
+            self._rows -= oldest.rows
+            self._bytes -= _bytes(oldest)
 
     def clear(self) -> None:
         """Forget everything: the stream started anew."""
         self._pieces.clear()
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def batches(self, rows_max: int, batches_max: int) -> Iterator[Samples]:
         """Yield all kept samples, joined and cut into pieces of `rows_max` rows, larger ones if those were too many."""
@@ -41,3 +49,8 @@ class History:
         rows_max = max(rows_max, -(-joined.rows // batches_max))
         for start in range(0, joined.rows, rows_max):
             yield joined.part(start, min(start + rows_max, joined.rows))
+
+
+def _bytes(samples: Samples) -> int:
+    """Return what counts towards the bound: numbers have none of their own, their rows are few bytes."""
+    return samples.bytes if samples.dtypes else 0

@@ -23,12 +23,14 @@ import msgspec
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
+from edge_agent.runtime.cells import encode_cells
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind
 
 __all__ = ["WARM_BATCHES_MAX", "WORKER", "Answer", "Batch", "Member", "Program", "failure_of"]
 
 OUTSTANDING_MAX = 512
+WAITING_BYTES_MAX = 64 << 20  # of texts and the like that the worker's socket does not take yet
 WARM_BATCHES_MAX = 16
 SOCKET_BYTES = 1 << 20
 OBITUARY_SECONDS = 0.02
@@ -105,6 +107,7 @@ class Member:
         self.sandbox: dict[str, str] = {}
         self.owed: deque[_Owed] = deque()
         self._waiting: deque[tuple[Header, tuple[wire.Part, ...]]] = deque()
+        self._waiting_bytes = 0
         self._ready = False
         self._ended: str | None = None
         self._buffer = bytearray(wire.INLINE_BYTES + 64)
@@ -129,9 +132,18 @@ class Member:
         """
         if len(self.owed) >= OUTSTANDING_MAX:
             raise BlockingIOError(f"{len(self.owed)} batches unanswered")
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            raise BlockingIOError(f"{self._waiting_bytes} bytes of frames not taken")
         samples = batch.samples
-        header = Header(Kind.FRAME, Flag.WARM if warm else Flag.NONE, batch.number, batch.rows, len(self.columns))
-        self._waiting.append((header, (samples.sequences, samples.timestamps, samples.select(self.columns))))
+        flags, selected = Flag.WARM if warm else Flag.NONE, samples.select(self.columns)
+        if isinstance(selected, list):
+            values: wire.Part = encode_cells(selected)
+            flags |= Flag.CELLS
+            self._waiting_bytes += len(values)
+        else:
+            values = selected
+        header = Header(Kind.FRAME, flags, batch.number, batch.rows, len(self.columns))
+        self._waiting.append((header, (samples.sequences, samples.timestamps, values)))
         self.owed.append(_Owed(batch.number, now, max(samples.sequences), warm))
         self._push()
 
@@ -141,6 +153,7 @@ class Member:
                 header, parts = self._waiting[0]
                 wire.send(self.sock, header, *parts)
                 self._waiting.popleft()
+                self._waiting_bytes -= len(parts[-1]) if isinstance(parts[-1], bytes) else 0
 
     def owes(self, batch: Batch) -> bool:
         """Tell whether the batch was given and not yet answered."""

@@ -1,8 +1,8 @@
 """Samples from an MQTT topic, in batches, acknowledged only when what they led to is safe (R4).
 
 It decides what becomes a sample and when a message is acknowledged. Payloads that do not fit are counted by kind and
-acknowledged in their turn: a broken sensor never stops the stream. While more than `pending_rows_max` samples wait to
-be taken nothing is read, so the broker has to wait.
+acknowledged in their turn: a broken sensor never stops the stream. While more than `pending_rows_max` samples, or
+`PENDING_BYTES_MAX` of them, wait to be taken nothing is read, so the broker has to wait.
 
 A broker that resumes a session sends again what it holds as unacknowledged, under the same packet identifier (MQTT 5,
 section 4.4). Messages that are held here already are recognized by identifier and content and become no second sample.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from array import array
 from collections import OrderedDict, deque
 
 import mqtt5
@@ -23,11 +22,12 @@ from edge_agent.config import Broker, MqttInput
 from edge_agent.runtime.decode import Layout
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.mqtt_stream import KEEP_ALIVE_SECONDS, Connection
-from edge_agent.runtime.samples import BadPayload, Faults, Samples
+from edge_agent.runtime.samples import BadPayload, Faults, Samples, bytes_of
 
-__all__ = ["PENDING_ROWS_MAX", "MqttSource"]
+__all__ = ["PENDING_BYTES_MAX", "PENDING_ROWS_MAX", "MqttSource"]
 
 PENDING_ROWS_MAX = 4096
+PENDING_BYTES_MAX = 4 << 20  # of texts and the like, beside what one read brings
 SESSION_SECONDS = 24 * 3600
 ANSWERED_MAX = 16_384
 
@@ -81,7 +81,7 @@ class MqttSource:
         self._start_sequence = self._next_sequence = start_sequence
         self._opened = 0
         self._taken = 0
-        self._sequences, self._timestamps, self._values = array("q"), array("q"), array("d")
+        self._waiting, self._bytes = Samples.none(self.columns, self._layout.dtypes), 0
         self._held: deque[_Held] = deque()
         self._awaited: dict[int, _Held] = {}
         self._expected: deque[_Held] = deque()  # the same in order, until the first message that is none of them
@@ -100,11 +100,12 @@ class MqttSource:
     @property
     def pending(self) -> int:
         """How many samples wait to be taken."""
-        return len(self._sequences)
+        return self._waiting.rows
 
     def interest(self) -> Interest:
         """Return descriptor, poll events and deadline; see `edge_agent.runtime.sources.Source`."""
-        return self._connection.interest(reading=len(self._sequences) < self._pending_rows_max)
+        reading = self._waiting.rows < self._pending_rows_max and self._bytes < PENDING_BYTES_MAX
+        return self._connection.interest(reading=reading)
 
     def handle(self, events: int, now: float) -> None:
         """Read what is there and turn it into samples."""
@@ -122,16 +123,17 @@ class MqttSource:
 
     def take(self, room: int) -> Samples | None:
         """Return up to `room` samples, oldest first, or None. They stay unacknowledged."""
-        rows = min(room, len(self._sequences))
+        waiting = self._waiting
+        rows = min(room, waiting.rows)
         if rows <= 0:
             return None
         self._taken += rows
-        waiting = Samples(self.columns, self._sequences, self._timestamps, self._values)
         if rows == waiting.rows:
-            self._sequences, self._timestamps, self._values = array("q"), array("q"), array("d")
+            self._waiting, self._bytes = Samples.none(self.columns, waiting.dtypes), 0
             return waiting
         taken = waiting.part(0, rows)
-        del self._sequences[:rows], self._timestamps[:rows], self._values[: rows * len(self.columns)]
+        waiting.drop(rows)
+        self._bytes -= taken.bytes if taken.dtypes else 0
         return taken
 
     def acknowledge(self, rows: int) -> None:
@@ -171,9 +173,8 @@ class MqttSource:
                 self.repeats += 1
                 self._hold(packet_id, content, 0)
                 return
-            self._sequences.append(sequence)
-            self._timestamps.append(time.time_ns() if timestamp is None else timestamp)
-            self._values.extend(values)
+            self._waiting.append(sequence, time.time_ns() if timestamp is None else timestamp, values)
+            self._bytes += bytes_of(values) if self._layout.dtypes else 0
             rows = 1
         except BadPayload as bad:
             self.faults.note(bad.kind, f"{packet.topic}: {bad}")

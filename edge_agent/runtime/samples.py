@@ -1,40 +1,71 @@
 """Samples on their way from a source to a worker, and the count of what could not become one.
 
-Plain `array`s, so that the agent's process needs no numpy; they go to the worker's socket as they are.
+Plain `array`s and lists, so that the agent's process needs no numpy. Where all columns are numbers the values go to the
+worker's socket as they are.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
-__all__ = ["MESSAGE_CHARACTERS_MAX", "BadPayload", "Faults", "Samples"]
+from edge_agent.contract.dtypes import DEFAULT
+
+__all__ = ["MESSAGE_CHARACTERS_MAX", "BadPayload", "Cells", "Faults", "Samples", "bytes_of"]
 
 MESSAGE_CHARACTERS_MAX = 400
+NUMBER_BYTES = 8
+
+Cells: TypeAlias = "array[float] | list[Any]"
+"""Values row by row: `array("d")`, or a list of cells as `edge_agent.runtime.decode` packs them."""
 
 
 class Samples:
     """Some rows in the order they were measured.
 
-    `sequences` and `timestamps` (nanoseconds since 1970, UTC) are `array("q")` of `rows` items, `values` is an
-    `array("d")` of `rows x len(columns)` items, row by row.
+    `sequences` and `timestamps` (nanoseconds since 1970, UTC) are `array("q")` of `rows` items, `values` are
+    `rows x len(columns)` items, row by row: an `array("d")` without `dtypes`, which means float64 throughout, otherwise
+    a list of cells, whose dtypes these are by column.
     """
 
-    __slots__ = ("columns", "sequences", "timestamps", "values")
+    __slots__ = ("columns", "dtypes", "sequences", "timestamps", "values")
 
     def __init__(
-        self, columns: tuple[str, ...], sequences: array[int], timestamps: array[int], values: array[float]
+        self,
+        columns: tuple[str, ...],
+        sequences: array[int],
+        timestamps: array[int],
+        values: Cells,
+        dtypes: tuple[str, ...] = (),
     ) -> None:
         self.columns = columns
         self.sequences = sequences
         self.timestamps = timestamps
         self.values = values
+        self.dtypes = dtypes
+
+    @classmethod
+    def none(cls, columns: tuple[str, ...], dtypes: tuple[str, ...] = ()) -> Samples:
+        """Return no samples yet, to be appended to."""
+        return cls(columns, array("q"), array("q"), [] if dtypes else array("d"), dtypes)
 
     @property
     def rows(self) -> int:
         """How many samples these are."""
         return len(self.sequences)
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes their values are on the wire."""
+        return bytes_of(self.values) if self.dtypes else NUMBER_BYTES * len(self.values)
+
+    def append(self, sequence: int, timestamp: int, values: Iterable[Any]) -> None:
+        """Add one sample; `values` are as this holds them."""
+        self.sequences.append(sequence)
+        self.timestamps.append(timestamp)
+        self.values.extend(values)
 
     def part(self, start: int, stop: int) -> Samples:
         """Return rows `start` to `stop` (exclusive) as a copy."""
@@ -44,17 +75,36 @@ class Samples:
             self.sequences[start:stop],
             self.timestamps[start:stop],
             self.values[start * width : stop * width],
+            self.dtypes,
         )
 
-    def select(self, columns: Sequence[str]) -> array[float]:
-        """Return the values of `columns` in that order, row by row. `KeyError` names a column that is not there."""
+    def drop(self, rows: int) -> None:
+        """Forget the oldest `rows`."""
+        del self.sequences[:rows], self.timestamps[:rows], self.values[: rows * len(self.columns)]
+
+    def select(self, columns: Sequence[str]) -> Cells:
+        """Return the values of `columns` in that order, row by row. `KeyError` names a column that is not there.
+
+        An `array("d")` if these columns are all float64, whatever the others are.
+        """
         if tuple(columns) == self.columns:
             return self.values
         places = {name: place for place, name in enumerate(self.columns)}
-        chosen = array("d", bytes(8 * self.rows * len(columns)))
-        for place, name in enumerate(columns):
-            chosen[place :: len(columns)] = self.values[places[name] :: len(self.columns)]
-        return chosen
+        width, chosen = len(self.columns), [places[name] for name in columns]
+        if self.dtypes:
+            cells: list[Any] = [None] * (self.rows * len(chosen))
+            for at, place in enumerate(chosen):
+                cells[at :: len(chosen)] = self.values[place::width]
+            return array("d", cells) if all(self.dtypes[place] == DEFAULT for place in chosen) else cells
+        numbers = array("d", bytes(NUMBER_BYTES * self.rows * len(chosen)))
+        for at, place in enumerate(chosen):
+            numbers[at :: len(chosen)] = self.values[place::width]  # type: ignore[assignment]
+        return numbers
+
+
+def bytes_of(cells: Iterable[Any]) -> int:
+    """Return about how many bytes cells are on the wire."""
+    return sum(len(cell) if type(cell) in (str, bytes) else NUMBER_BYTES for cell in cells)
 
 
 class BadPayload(Exception):

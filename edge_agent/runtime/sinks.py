@@ -72,5 +72,5 @@ def open_sink(config: Config, slot: str) -> Sink:
     """Return the sink of a slot."""
     wanted = config.slot[slot].output
     if isinstance(wanted, MqttOutput):
-        return MqttSink(wanted, config.broker, client_name(config, slot))
+        return MqttSink(wanted, config.broker_of(wanted), client_name(config, slot))
     return SqliteSink(wanted)

@@ -81,7 +81,7 @@ def open_source(config: Config, slot: str, *, start_sequence: int = 0) -> Source
     """
     wanted = config.slot[slot].input
     if isinstance(wanted, MqttInput):
-        return MqttSource(wanted, config.broker, client_name(config, slot), start_sequence=start_sequence)
+        return MqttSource(wanted, config.broker_of(wanted), client_name(config, slot), start_sequence=start_sequence)
     return CsvSource(wanted, start_sequence=start_sequence)
 
 

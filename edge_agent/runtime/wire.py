@@ -7,7 +7,8 @@ guards against a stray writer. Payloads above `INLINE_BYTES` travel in a memfd p
     READY     w -> s      JSON `Ready`: the worker is up and locked down, before it loads anything
     LOAD      s -> w      JSON `Load`
     LOADED    w -> s      JSON `Loaded`: constructed, initialized, self-tested
-    FRAME     s -> w      int64 sequences[rows], int64 timestamps[rows], float64 values[rows x columns]
+    FRAME     s -> w      int64 sequences[rows], int64 timestamps[rows], then float64 values[rows x columns]
+                          or (flag CELLS) a MessagePack list of as many cells, see `edge_agent.runtime.cells`
     RESULT    w -> s      u32 length and JSON `Note`, int64 sequences[rows], firsts[rows],
                           timestamps[rows], then float64 values[rows x columns] (flag RAW) or JSON rows;
                           header.invalid counts rows outside the output spec; a WARM batch is answered empty
@@ -66,13 +67,14 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     """RAW: result values are float64. MEMFD: the payload is in the passed descriptor, its size in the datagram.
 
-    WARM: history, whose results and errors count for nothing.
+    WARM: history, whose results and errors count for nothing. CELLS: a frame's values are MessagePack.
     """
 
     NONE = 0
     RAW = 1
     MEMFD = 2
     WARM = 4
+    CELLS = 8
 
 
 class Header(msgspec.Struct, frozen=True):

@@ -14,18 +14,21 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
+from edge_agent.runtime.cells import decode_cells
 from edge_agent.runtime.wire import Flag, Header, Kind
 
 if TYPE_CHECKING:
-    from edge_agent.contract.manifest import Manifest
-    from edge_agent.sdk.frame import Frame
+    from numpy.typing import NDArray
+
+    from edge_agent.contract.manifest import InputSpec, Manifest
+    from edge_agent.sdk.frame import Frame, Values
     from edge_agent.sdk.pipeline import Pipeline
 
 __all__ = ["Worker", "main"]
@@ -33,6 +36,8 @@ __all__ = ["Worker", "main"]
 SOCKET_FD = 3
 HEALTH_SECONDS = 1.0
 TRACEBACK_BYTES_MAX = 16_384
+EXACT_MAX = 2**53
+_NONE = Flag.NONE
 
 
 class Worker:
@@ -99,7 +104,7 @@ class Worker:
         try:
             if self._pipeline is None or self._manifest is None:
                 raise RuntimeError("a frame came before the release was loaded")
-            result = self._pipeline.run(_frame(header, payload, tuple(self._manifest.input.columns)))
+            result = self._pipeline.run(_frame(header, payload, self._manifest.input))
             if header.flags & Flag.WARM:
                 return self._send(Header(Kind.RESULT, Flag.WARM, header.batch))
             self._reply(header.batch, result)
@@ -144,7 +149,7 @@ def _load(root: Path, tunables: dict[str, object]) -> tuple[Manifest, Pipeline]:
     return parse_manifest((root / "manifest.json").read_bytes()), load_pipeline(root, tunables)
 
 
-def _frame(header: Header, payload: memoryview, columns: tuple[str, ...]) -> Frame:
+def _frame(header: Header, payload: memoryview, spec: InputSpec) -> Frame:
     import numpy as np
 
     from edge_agent.sdk.frame import Frame
@@ -154,8 +159,22 @@ def _frame(header: Header, payload: memoryview, columns: tuple[str, ...]) -> Fra
     # Copies: the buffer is reused, and filters may keep what they were given.
     sequences = np.frombuffer(payload[:heads], np.int64).copy()
     timestamps = np.frombuffer(payload[heads : 2 * heads], np.int64).copy()
-    values = np.frombuffer(payload[2 * heads :], np.float64).reshape(rows, width).copy()
-    return Frame(values, timestamps, sequences, columns=columns)
+    body = payload[2 * heads :]
+    # Flags are slow to combine, and most frames have none.
+    if spec.dtypes or (header.flags is not _NONE and header.flags & Flag.CELLS):
+        return Frame(_cells(header, body, spec), timestamps, sequences, columns=spec.columns)
+    values = np.frombuffer(body, np.float64).reshape(rows, width).copy()
+    return Frame(values, timestamps, sequences, columns=tuple(spec.columns))
+
+
+def _cells(header: Header, body: memoryview, spec: InputSpec) -> Values:
+    """Return the values of a frame that has, or is to have, other cells than float64."""
+    from edge_agent.sdk.intake import arranged
+
+    width, count = header.columns, header.rows * header.columns
+    numbers = None if header.flags & Flag.CELLS else memoryview(bytes(body)).cast("d")
+    cells = decode_cells(body, count) if numbers is None else numbers.tolist()
+    return arranged([cells[at : at + width] for at in range(0, count, width)], spec)
 
 
 def _encode_values(result: Frame) -> tuple[Flag, int, bytes]:
@@ -166,7 +185,7 @@ def _encode_values(result: Frame) -> tuple[Flag, int, bytes]:
     if rows == 0:
         return Flag.RAW, 0, b""
     values = result.values
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and not _beyond_floats(values):
         matrix = np.ascontiguousarray(values.reshape(rows, -1), np.float64)
         return Flag.RAW, matrix.shape[1], matrix.tobytes()
     listed = values.tolist() if isinstance(values, np.ndarray) else [_plain(row) for row in values]
@@ -174,14 +193,21 @@ def _encode_values(result: Frame) -> tuple[Flag, int, bytes]:
     return Flag.NONE, len(table[0]), msgspec.json.encode(table)
 
 
+def _beyond_floats(values: NDArray[Any]) -> bool:
+    """Tell whether these are whole numbers that a float64 does not hold exactly."""
+    return values.dtype.itemsize == 8 and values.dtype.kind in "iu" and bool((abs(values) > EXACT_MAX).any())
+
+
 def _plain(value: object) -> object:
-    """Return numpy scalars and arrays as what JSON knows."""
+    """Return numpy scalars and arrays, wherever they are, as what JSON knows."""
     import numpy as np
 
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
     return value
 
 

@@ -54,6 +54,9 @@ def change_cells(frame: Frame, chosen: Sequence[str] | None, change: Callable[[A
         ]
     else:
         changed = [change(cell) for cell in rows]
+        if len(frame.columns) == 1 and any(isinstance(cell, list | tuple | dict) for cell in changed):
+            changed = [[cell] for cell in changed]  # a bare one would pass for a row of several
+            wide = True
     result = as_values(changed) if changed else changed
     grown = isinstance(result, np.ndarray) and result.ndim > 1 + wide  # cells that became lists of numbers stay lists
     return frame.with_values(changed if grown else result, frame.columns)

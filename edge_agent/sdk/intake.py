@@ -1,6 +1,7 @@
-"""What enters a pipeline on the workstation: arrays, lists, tables and CSV files become input frames.
+"""What enters a pipeline: arrays, lists, tables and CSV files on the workstation, and a device's cells, become frames.
 
-It refuses shapes that the declared columns do not fit, with the shape and the columns in the message.
+It refuses shapes and cells that the declared columns do not fit, naming both in the message. Which form rows have is
+decided by the declared dtypes alone, in one place, `arranged`, so that a filter sees on a device what its author saw.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.contract.dtypes import as_cell, parse_cell
 from edge_agent.contract.manifest import InputSpec
-from edge_agent.sdk.frame import Frame, as_values, evenly
+from edge_agent.sdk.frame import Frame, Values, as_values, evenly
 from edge_agent.sdk.place import resolve
 
-__all__ = ["read_self_test", "to_frame"]
+__all__ = ["arranged", "read_self_test", "to_frame"]
+
+_ARRAYS: dict[str, type] = {"float64": np.float64, "int64": np.int64, "bool": np.bool_}
 
 
 def to_frame(x: Any, spec: InputSpec, pipeline: str) -> Frame:
@@ -26,12 +30,12 @@ def to_frame(x: Any, spec: InputSpec, pipeline: str) -> Frame:
     """
     if isinstance(x, Frame):
         return x
+    if spec.typed:
+        return evenly(arranged(_rows(x, spec, pipeline), spec), tuple(spec.columns), spec.rate_hz or 1.0)
     if type(x) is np.ndarray and x.ndim == 2 and x.shape[1] == len(spec.columns) and x.dtype.kind in "biufc":
         return evenly(x.copy(), tuple(spec.columns), spec.rate_hz or 1.0)
     if spec.columns and hasattr(x, "columns") and hasattr(x, "to_numpy"):
-        missing = [name for name in spec.columns if name not in x.columns]
-        if missing:
-            raise ValueError(f"pipeline {pipeline!r} takes the column {missing[0]!r}, which the table does not have")
+        _require_columns(x.columns, spec, pipeline)
         x = x[list(spec.columns)].to_numpy()
     values = as_values(x)
     if isinstance(values, np.ndarray) and values.dtype.kind not in "biufc":
@@ -45,11 +49,81 @@ def to_frame(x: Any, spec: InputSpec, pipeline: str) -> Frame:
     return Frame.of(values, columns=spec.columns, rate_hz=spec.rate_hz or 1.0)
 
 
+def arranged(rows: list[list[Any]], spec: InputSpec) -> Values:
+    """Return rows of cells in the form that filters get: see `edge_agent.Input`.
+
+    An array for columns of one dtype of numbers or truth values; bare texts for one column of them; otherwise rows,
+    with vectors as arrays. Cells are expected to be of `spec`'s dtypes. Raises `ValueError` for those that cannot be.
+    """
+    dtypes = [spec.dtype_of(name) for name in spec.columns]
+    if len(set(dtypes)) == 1 and dtypes[0] in _ARRAYS:
+        return np.array(rows, _ARRAYS[dtypes[0]]).reshape(len(rows), len(dtypes))
+    if dtypes == ["string"]:
+        return [row[0] for row in rows]
+    for place, dtype in enumerate(dtypes):
+        if dtype in ("vector", "float64"):
+            for row in rows:
+                row[place] = np.array(row[place], np.float64) if dtype == "vector" else float(row[place])
+    return rows
+
+
+def _rows(x: Any, spec: InputSpec, pipeline: str) -> list[list[Any]]:
+    """Return what an author gave as fresh rows of checked cells."""
+    if hasattr(x, "columns") and hasattr(x, "to_numpy"):
+        _require_columns(x.columns, spec, pipeline)
+        x = [list(row) for row in zip(*(x[name].tolist() for name in spec.columns), strict=True)]
+    if not isinstance(x, list | tuple | np.ndarray) or (isinstance(x, np.ndarray) and not x.ndim):
+        raise TypeError(f"pipeline {pipeline!r} takes an array or a list of rows, not a {type(x).__name__}")
+    return [_row(row, place, spec, pipeline) for place, row in enumerate(x)]
+
+
+def _row(row: Any, place: int, spec: InputSpec, pipeline: str) -> list[Any]:
+    cells = _cells(row, spec)
+    if len(cells) != len(spec.columns):
+        raise ValueError(
+            f"pipeline {pipeline!r} takes rows of {len(spec.columns)} columns ({', '.join(spec.columns)}), "
+            f"row {place} has {len(cells)}"
+        )
+    checked = []
+    for name, cell in zip(spec.columns, cells, strict=True):
+        try:
+            checked.append(as_cell(spec.dtype_of(name), _plain(cell)))
+        except ValueError as error:
+            raise ValueError(f"pipeline {pipeline!r}, row {place}, column {name!r}: {error}") from None
+    return checked
+
+
+def _cells(row: Any, spec: InputSpec) -> list[Any]:
+    """Return a row's cells: by name, in order, or the row itself as the bare cell of an only column."""
+    if isinstance(row, dict) and set(spec.columns) <= set(row):
+        return [row[name] for name in spec.columns]
+    if isinstance(row, list | tuple | np.ndarray):
+        numbers = all(isinstance(cell, int | float | np.number) for cell in row)
+        bare = len(spec.columns) == 1 and spec.dtype_of(spec.columns[0]) == "vector" and numbers
+        return [row] if bare else list(row)
+    return [row]
+
+
+def _plain(cell: Any) -> Any:
+    """Return numpy scalars and arrays, wherever they are, as Python's."""
+    if isinstance(cell, np.generic | np.ndarray):
+        return cell.tolist()
+    if isinstance(cell, list | tuple):
+        return [_plain(one) for one in cell]
+    return {key: _plain(one) for key, one in cell.items()} if isinstance(cell, dict) else cell
+
+
+def _require_columns(found: Any, spec: InputSpec, pipeline: str) -> None:
+    missing = [name for name in spec.columns if name not in found]
+    if missing:
+        raise ValueError(f"pipeline {pipeline!r} takes the column {missing[0]!r}, which the table does not have")
+
+
 def read_self_test(given: Any, spec: InputSpec, pipeline: str) -> Frame | None:
     """Return a pipeline's `self_test` as a frame: rows, a `Frame`, or a CSV file with column names in its first line.
 
     None where an author's module is imported on a device: the file is not there, and the release brings its own test.
-    Raises `FileNotFoundError`, or `ValueError` with file and line for a missing column or a cell that is no number.
+    Raises `FileNotFoundError`, or `ValueError` with file and line for a missing column or a cell of another dtype.
     """
     if not isinstance(given, str | Path):
         return to_frame(given, spec, pipeline)
@@ -63,12 +137,19 @@ def read_self_test(given: Any, spec: InputSpec, pipeline: str) -> Frame | None:
         if missing:
             raise ValueError(f"self_test: {path.name} has no column {missing[0]!r} in its first line")
         try:
-            rows = [[float(line[name]) for name in spec.columns or header] for line in lines]
+            rows = [[_parsed(line, name, spec) for name in spec.columns or header] for line in lines]
         except (TypeError, ValueError) as error:
             raise ValueError(f"self_test: {path.name}, line {lines.line_num}: {error}") from None
     if not rows:
         raise ValueError(f"self_test: {path.name} has no rows")
-    return to_frame(np.array(rows), spec, pipeline)
+    return to_frame(rows if spec.typed else np.array(rows), spec, pipeline)
+
+
+def _parsed(line: dict[str, Any], name: str, spec: InputSpec) -> Any:
+    dtype = spec.dtype_of(name)
+    if dtype == "float64" or line[name] is None:
+        return float(line[name])
+    return parse_cell(dtype, line[name])
 
 
 def _listed(rows: list[Any], columns: list[str], pipeline: str) -> list[Any]:

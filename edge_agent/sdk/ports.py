@@ -1,4 +1,4 @@
-"""What a pipeline takes and gives, as authors write it down: columns, units, rate, ranges.
+"""What a pipeline takes and gives, as authors write it down: columns, units, dtypes, rate, ranges.
 
 Checks the author's spelling at once and turns it into the manifest's form. It does not judge data: `validity` does.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_agent.contract.dtypes import DEFAULT, DTYPES, has_unit
 from edge_agent.contract.manifest import InputSpec, OutputSpec
 
 __all__ = ["Input", "Output"]
@@ -17,11 +18,18 @@ __all__ = ["Input", "Output"]
 
 @dataclass(frozen=True)
 class Input:
-    """The logical input: `columns` in order, one `unit` for all or one a column, nominal `rate_hz` (0: irregular)."""
+    """The logical input: `columns` in order, one `unit` for all or one a column, nominal `rate_hz` (0: irregular).
+
+    `dtype`, one for all or one a column, is `float64` (the default), `int64`, `bool`, `string`, `vector` (a list of
+    numbers in one cell) or `json` (anything JSON holds but null). Columns that are all float64, all int64 or all bool
+    reach a filter as one array, texts of one column as a list of them, and anything else as a list of rows, each a list
+    with one cell a column; a vector is an array.
+    """
 
     columns: Sequence[str]
     unit: str | Mapping[str, str] | None = None
     rate_hz: float = 0.0
+    dtype: str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.spec()
@@ -33,7 +41,12 @@ class Input:
             raise TypeError(f"Input: rate_hz must be a number, not {self.rate_hz!r}")
         if not (math.isfinite(self.rate_hz) and self.rate_hz >= 0):
             raise ValueError(f"Input: rate_hz must be 0 (irregular) or above, not {self.rate_hz!r}")
-        return InputSpec(columns=columns, units=_units("Input", self.unit, columns), rate_hz=float(self.rate_hz))
+        dtypes = _dtypes(self.dtype, columns)
+        units = _units("Input", self.unit, columns)
+        for name in units:
+            if name in dtypes and not has_unit(dtypes[name]):
+                raise ValueError(f"Input: column {name!r} is {dtypes[name]}, which has no unit: leave it out of unit")
+        return InputSpec(columns=columns, units=units, rate_hz=float(self.rate_hz), dtypes=dtypes)
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,20 @@ def _units(where: str, unit: Any, columns: list[str]) -> dict[str, str]:
         raise TypeError(f"{where}: unit must be a text for all columns or a dict of column to unit, not {unit!r}")
     _known(where, "unit", unit, columns)
     return {str(name): str(value) for name, value in unit.items()}
+
+
+def _dtypes(dtype: Any, columns: list[str]) -> dict[str, str]:
+    """Return the dtypes by column, without those that are float64 anyway."""
+    if dtype is None:
+        return {}
+    if not isinstance(dtype, str | Mapping):
+        raise TypeError(f"Input: dtype must be a text for all columns or a dict of column to dtype, not {dtype!r}")
+    given = dict.fromkeys(columns, dtype) if isinstance(dtype, str) else dtype
+    _known("Input", "dtype", given, columns)
+    for name, one in given.items():
+        if one not in DTYPES:
+            raise ValueError(f"Input: the dtype of {name!r} must be one of {', '.join(DTYPES)}, not {one!r}")
+    return {name: str(one) for name, one in given.items() if one != DEFAULT}
 
 
 def _known(where: str, what: str, given: Mapping[str, Any], columns: list[str]) -> None:

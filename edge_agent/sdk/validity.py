@@ -22,7 +22,8 @@ _DEPTH_MAX = 16
 def invalid_rows(spec: OutputSpec, frame: Frame) -> tuple[int, str]:
     """Return how many rows of `frame` are invalid and the first fault in words; `(0, "")` if none.
 
-    A cell may be a number, a text, a truth value, or a list or dict of those; None is not valid. Ranges are closed.
+    A cell may be a number, a text, a truth value, or a list or dict of those. None is no valid cell, but within a list
+    or dict it is what JSON calls null. Ranges are closed.
     """
     values = frame.values
     if not len(frame):
@@ -81,7 +82,7 @@ def _sound(cell: Any, depth: int) -> bool:
         return depth < _DEPTH_MAX and all(_sound(item, depth + 1) for item in cell.values())
     if isinstance(cell, np.ndarray | np.generic):
         return _sound(cell.tolist(), depth + 1)
-    return isinstance(cell, int | str | bytes)
+    return isinstance(cell, int | str | bytes) or (cell is None and depth > 0)
 
 
 def _shown(cell: Any) -> str:

@@ -62,11 +62,12 @@ class Window(Filter):
     def predict(self, x: Any, *, frame: Frame) -> Frame:
         """Return the windows that end in `frame`, possibly none.
 
-        Raises `TypeError` for rows that are not numbers, `ValueError` when their shape changes within a stream.
+        Rows that are not all numbers give lists of rows, without column names. Raises `TypeError` for what has no rows,
+        `ValueError` when the shape of numbers changes within a stream.
         """
-        values = np.asarray(x)
-        if values.dtype.kind not in "biufc" or not values.ndim:
-            raise TypeError(f"Window needs rows of numbers, got a {type(x).__name__} of {values.dtype}")
+        values = _as_rows(x, known=self._held is not None and self._held.values.dtype.kind == "O")
+        if self._held is not None and values.dtype.kind == "O":
+            self._held = self._held._replace(values=_objects(self._held.values.tolist()))
         if self._held is not None and values.shape[1:] != self._held.values.shape[1:]:
             raise ValueError(f"Window holds rows of shape {self._held.values.shape[1:]}, got {values.shape[1:]}")
         rows = _Rows(values, frame.timestamps, frame.sequences)
@@ -79,6 +80,8 @@ class Window(Filter):
                     self.reset()
                 parts.append(self._extend(rows.take(chosen)))
         found = [part for part in parts if part is not None]
+        if values.dtype.kind == "O":
+            return _listed(frame, found)
         if not found:
             empty = np.empty((0, self.size, *values.shape[1:]), values.dtype)
             return Frame(empty, frame.timestamps[:0], frame.sequences[:0], frame.firsts[:0], frame.columns)
@@ -133,6 +136,36 @@ class Window(Filter):
         sequences = rows.sequences[ends]
         firsts = np.maximum(sequences - hop + 1, rows.sequences[ends - size + 1])
         return values, rows.timestamps[ends], sequences, firsts
+
+
+def _as_rows(x: Any, *, known: bool) -> npt.NDArray[Any]:
+    """Return an array with a row for each sample; of objects, one a row, where those are not numbers.
+
+    `known` says that this stream has such rows: then numbers among them are no other kind.
+    """
+    try:
+        values = np.asarray(x)
+    except ValueError:  # rows of unequal length
+        values = _objects(x)
+    if not values.ndim:
+        raise TypeError(f"Window needs rows, got a {type(x).__name__}")
+    return (
+        values if values.dtype.kind in "biufc" and not known else _objects(x if isinstance(x, list) else list(values))
+    )
+
+
+def _objects(rows: list[Any]) -> npt.NDArray[Any]:
+    values = np.empty(len(rows), object)
+    for place, row in enumerate(rows):  # at once, numpy would look into the rows
+        values[place] = row
+    return values
+
+
+def _listed(frame: Frame, found: list[tuple[Any, Int64, Int64, Int64]]) -> Frame:
+    windows = [list(window) for part in found for window in part[0]]
+    nothing = frame.timestamps[:0]
+    times, sequences, firsts = (np.concatenate([nothing, *(part[place] for part in found)]) for place in (1, 2, 3))
+    return Frame(windows, times, sequences, firsts)
 
 
 class _Rows(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from edge_agent.config import Column, CsvInput, Timestamp
 from edge_agent.contract.errors import ConfigError
-from edge_agent.runtime.csv_source import CsvSource
+from edge_agent.runtime.cells import decode_cells, encode_cells
+from edge_agent.runtime.csv_source import BYTES_PER_TAKE, CsvSource
 from tests.simulators.pump import pump
 
 TIME = Timestamp(path="t")
@@ -190,3 +192,43 @@ def test_a_file_that_goes_away_between_passes_ends_the_replay(tmp_path: Path) ->
     assert "No such file" in source.faults.messages["unreadable file"]
     source.acknowledge(2)
     source.handle(0, 0.0)
+
+
+KINDS: dict[str, Any] = {
+    "name": Column(path="name", dtype="string"),
+    "n": Column(path="n", dtype="int64"),
+    "on": Column(path="on", dtype="bool"),
+    "v": Column(path="v", dtype="vector", scale=2.0),
+    "j": Column(path="j", dtype="json"),
+    "x": Column(path="x", offset=1.0),
+}
+
+
+def test_cells_are_read_by_their_dtype(tmp_path: Path) -> None:
+    text = 'name,n,on,v,j,x\n"a, ""b""",7,true,"[1, 2]","{""k"": [null]}",0.5\n'
+    source = CsvSource(CsvInput(path=write(tmp_path, text), columns=KINDS, rate_hz=1, speed=0))
+    samples = source.take(10)
+    assert samples is not None
+    assert samples.dtypes == ("string", "int64", "bool", "vector", "json", "float64")
+    cells = decode_cells(memoryview(encode_cells(samples.values)), 6)
+    assert cells == ['a, "b"', 7, True, [2.0, 4.0], {"k": [None]}, 1.5]
+
+
+def test_a_cell_that_does_not_fit_costs_its_row_only(tmp_path: Path) -> None:
+    rows = ["a,1", "b,x", "c,1.5", f"{'y' * 70_000},2", "d,3"]
+    path = write(tmp_path, "name,n\n" + "\n".join(rows) + "\n")
+    columns = {key: KINDS[key] for key in ("name", "n")}
+    source = CsvSource(CsvInput(path=path, columns=columns, rate_hz=1, speed=0))
+    assert [(number, values) for number, _, values in rows_of(source)] == [(0, ["a", 1]), (4, ["d", 3])]
+    assert source.faults == {"wrong type": 2, "too large": 1}
+    assert "row 3: column 'n': '1.5' is not a whole number" in source.faults.messages["wrong type"]
+
+
+def test_large_cells_are_taken_in_small_pieces(tmp_path: Path) -> None:
+    path = write(tmp_path, "name\n" + ("z" * 60_000 + "\n") * 40)
+    columns = {"name": KINDS["name"]}
+    source = CsvSource(CsvInput(path=path, columns=columns, rate_hz=1, speed=0))
+    samples = source.take(1000)
+    assert samples is not None
+    assert samples.rows == -(-BYTES_PER_TAKE // 60_000)
+    assert samples.rows + len(rows_of(source)) == 40

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.config import Column, Timestamp
+from edge_agent.runtime.cells import decode_cells, encode_cells
 from edge_agent.runtime.decode import Layout, nanoseconds
 from edge_agent.runtime.samples import BadPayload, Samples
 
@@ -148,3 +149,70 @@ def test_samples_can_be_cut_and_reordered() -> None:
     assert samples.select(("x", "y")) is samples.values
     with pytest.raises(KeyError, match="z"):
         samples.select(["z"])
+
+
+TYPED = {
+    "text": Column(path="m.text", dtype="string"),
+    "n": Column(path="m.n", dtype="int64"),
+    "on": Column(path="m.on", dtype="bool"),
+    "spectrum": Column(path="v", dtype="vector", scale=2.0),
+    "event": Column(path="m", dtype="json"),
+    "x": Column(path="x", scale=0.5),
+}
+
+
+def test_cells_are_decoded_by_their_dtype() -> None:
+    found = Layout(TYPED, sequence="id")
+    body = {"m": {"text": "é", "n": 2**62, "on": False}, "v": [1, 2.5], "x": 3, "id": 9}
+    sequence, _, cells = found.decode(json.dumps(body).encode())
+    assert sequence == 9
+    assert found.dtypes == ("string", "int64", "bool", "vector", "json", "float64")
+    assert decode_cells(memoryview(encode_cells(cells)), 6) == ["é", 2**62, False, [2.0, 5.0], body["m"], 1.5]
+
+
+@pytest.mark.parametrize(
+    ("column", "body", "kind", "words"),
+    [
+        (Column(path="x", dtype="string"), {"x": 5}, "wrong type", "column 'c', path 'x': 5 is not a text"),
+        (Column(path="x", dtype="string"), {}, "missing column", "column 'c': path 'x' is not in the payload"),
+        (Column(path="x", dtype="json"), {"x": None}, "wrong type", "null is not a value that JSON holds"),
+        (Column(path="x", dtype="json"), {"x": ["y" * 65_536]}, "too large", "65542 bytes are too large for one cell"),
+        (Column(path="x", dtype="vector"), {"x": [1, "y"]}, "wrong type", "'y' at place 1 is not a number"),
+        (Column(path="0", dtype="string"), "text", "malformed payload", 'payload is "text", not a JSON object'),
+    ],
+)
+def test_cells_that_do_not_fit_are_named(column: Column, body: Any, kind: str, words: str) -> None:
+    with pytest.raises(BadPayload) as caught:
+        Layout({"c": column}).decode(json.dumps(body).encode())
+    assert caught.value.kind == kind
+    assert words in str(caught.value)
+    assert len(str(caught.value)) <= 400
+
+
+def test_a_number_beside_a_text_is_judged_as_ever() -> None:
+    two = Layout({"t": Column(path="t", dtype="string"), "x": Column(path="x")})
+    with pytest.raises(BadPayload) as caught:
+        two.decode(b'{"t": "a", "x": "5"}')
+    assert caught.value.kind == "not a number"
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: json.dumps({"a": text}).encode()))
+def test_any_bytes_are_cells_or_a_bad_payload(data: bytes) -> None:
+    with contextlib.suppress(BadPayload):
+        (cell,) = Layout({"a": Column(path="a", dtype="string")}).decode(data)[2]
+        assert isinstance(cell, str)
+
+
+def test_samples_of_cells_can_be_cut_and_chosen() -> None:
+    dtypes = ("string", "float64", "json")
+    samples = Samples.none(("t", "x", "j"), dtypes)
+    samples.append(1, 10, ["a", 1.5, b"\x01"])
+    samples.append(2, 20, ["bcd", 2.5, b"\x02\x03"])
+    assert (samples.rows, samples.bytes) == (2, 1 + 3 + 2 * 8 + 1 + 2)
+    part = samples.part(1, 2)
+    assert (part.values, part.dtypes, list(part.timestamps)) == (["bcd", 2.5, b"\x02\x03"], dtypes, [20])
+    assert samples.select(["j", "t"]) == [b"\x01", "a", b"\x02\x03", "bcd"]
+    assert samples.select(("t", "x", "j")) is samples.values
+    assert samples.select(["x"]) == array("d", [1.5, 2.5])  # nothing but numbers goes as numbers go
+    samples.drop(1)
+    assert samples.select(["t"]) == ["bcd"]

@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from edge_agent.runtime.history import History
+from edge_agent.runtime.history import BYTES_MAX, History
 from edge_agent.runtime.samples import Samples
 
 
@@ -57,3 +57,30 @@ def test_forgets_everything() -> None:
     assert kept(history) == []
     history.add(samples(3), 1)
     assert kept(history) == [[3]]
+
+
+def texts(*numbers: int, size: int = 1) -> Samples:
+    found = Samples.none(("t", "n"), ("string", "int64"))
+    for number in numbers:
+        found.append(number, number * 10, ["x" * size, number])
+    return found
+
+
+def test_cells_are_joined_and_cut_too() -> None:
+    history = History()
+    history.add(texts(1, 2), 10)
+    history.add(texts(3), 10)
+    (whole,) = history.batches(100, 16)
+    assert (whole.values, whole.dtypes) == (["x", 1, "x", 2, "x", 3], ("string", "int64"))
+    assert [piece.values for piece in history.batches(2, 16)] == [["x", 1, "x", 2], ["x", 3]]
+
+
+def test_large_cells_are_kept_as_far_as_they_fit() -> None:
+    history, large = History(), BYTES_MAX // 3
+    for number in range(6):
+        history.add(texts(number, size=large), 100)
+    assert kept(history) == [[4, 5]]
+    history.add(texts(7, size=BYTES_MAX), 100)
+    assert kept(history) == []
+    history.add(texts(8), 100)
+    assert kept(history) == [[8]]

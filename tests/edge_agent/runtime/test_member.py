@@ -18,6 +18,7 @@ from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.contract.manifest import HealthPolicy, OutputSpec
 from edge_agent.runtime import member as module
 from edge_agent.runtime import wire
+from edge_agent.runtime.cells import decode_cells
 from edge_agent.runtime.crew import RESTART_SECONDS, Crew, Plan
 from edge_agent.runtime.member import OUTSTANDING_MAX, Answer, Batch, Member, failure_of
 from edge_agent.runtime.samples import Samples
@@ -349,3 +350,36 @@ def test_the_newest_sandbox_is_shown(crew: Crew) -> None:
     first, _ = crew.hire(plan(1), 0.0), crew.hire(plan(2), 0.0)
     first.sandbox = {"layer": "applied"}
     assert crew.sandbox == {"layer": "applied"}
+
+
+def test_cells_go_as_cells_and_numbers_among_them_as_numbers(forged: Forged) -> None:
+    forged.load()
+    assert wire.receive(forged.theirs, bytearray(wire.INLINE_BYTES + 64)) is not None  # LOAD
+    samples = Samples.none(("t", "x"), ("string", "float64"))
+    samples.append(1, 10, ["a", 0.5])
+    for number, columns in enumerate((["x", "t"], ["x"]), 1):
+        forged.member.columns = columns
+        forged.member.give(Batch(number, samples, 0.0), 1.0, warm=number == 1)
+    header, payload = wire.receive(forged.theirs, bytearray(wire.INLINE_BYTES + 64)) or pytest.fail("nothing came")
+    assert (header.flags, header.rows, header.columns) == (Flag.CELLS | Flag.WARM, 1, 2)
+    assert decode_cells(payload[16:], 2) == [0.5, "a"]
+    header, payload = wire.receive(forged.theirs, bytearray(wire.INLINE_BYTES + 64)) or pytest.fail("nothing came")
+    assert (header.flags, header.columns, bytes(payload[16:])) == (Flag.NONE, 1, array("d", [0.5]).tobytes())
+
+
+def test_a_worker_that_takes_no_large_frames_falls_behind(forged: Forged, monkeypatch: pytest.MonkeyPatch) -> None:
+    forged.load()
+    monkeypatch.setattr(module, "WAITING_BYTES_MAX", 4_000_000)
+    forged.member.columns = ["t"]
+    samples = Samples.none(("t",), ("string",))
+    samples.append(1, 1, ["x" * 60_000])
+    for number in range(1, 200):
+        if forged.member._waiting_bytes > module.WAITING_BYTES_MAX:
+            break
+        forged.member.give(Batch(number, samples, 0.0), 1.0)
+    with pytest.raises(BlockingIOError, match="bytes of frames not taken"):
+        forged.member.give(Batch(200, samples, 0.0), 1.0)
+    while forged.member._waiting_bytes:
+        wire.receive(forged.theirs, bytearray(wire.INLINE_BYTES + 64))
+        forged.member._push()
+    forged.member.give(Batch(200, samples, 0.0), 1.0)  # taken again, it takes more

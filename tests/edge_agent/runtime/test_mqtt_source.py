@@ -326,3 +326,38 @@ def test_a_source_that_does_not_read_keeps_its_connection() -> None:
         assert source._connection.opened == opened
         assert not source.problem
         source.close()
+
+
+TEXT = {"t": Column(path="t", dtype="string")}
+
+
+def test_texts_are_samples_and_numbers_in_their_place_are_faults() -> None:
+    with Mosquitto() as broker, Peer(broker.port) as peer:
+        source = open_source(broker, columns=TEXT)
+        peer.publish_all("in/a", [{"t": "a"}, {"t": 5}, {"t": "x" * 70_000}, {"t": "b"}])
+        pump(source, until=lambda: source.pending + source.rejected == 4)
+        samples = source.take(10)
+        assert samples is not None
+        assert (samples.values, samples.dtypes) == (["a", "b"], ("string",))
+        assert source.faults == {"wrong type": 1, "too large": 1}
+        source.acknowledge(2)
+        source.close()
+
+
+def test_large_texts_hold_up_reading_until_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.runtime.mqtt_source.PENDING_BYTES_MAX", 150_000)
+    with Mosquitto() as broker, Peer(broker.port) as peer:
+        source = open_source(broker, columns=TEXT)
+        peer.publish_all("in/a", [{"t": str(number) * 20_000} for number in range(10)] * 3)
+        pump(source, until=lambda: source.pending * 20_000 >= 150_000)
+        most, taken = source.pending, 0
+        assert most < 16  # what waited, and what one read brings
+        while taken < 30:
+            pump(source, until=lambda: source.pending)
+            samples = source.take(3)
+            assert samples is not None
+            taken += samples.rows
+            source.acknowledge(samples.rows)
+            most = max(most, source.pending)
+        assert most < 16
+        source.close()

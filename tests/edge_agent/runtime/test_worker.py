@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -11,16 +12,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import ReasonCode
 from edge_agent.runtime import wire, worker
+from edge_agent.runtime.cells import encode_cells
 from edge_agent.runtime.crew import Plan
 from edge_agent.runtime.wire import Flag, Header, Kind
 from edge_agent.runtime.worker import Worker
+from edge_agent.sdk.code import Code
 from edge_agent.sdk.frame import Frame
+from edge_agent.sdk.pass_through import PassThrough
+from edge_agent.sdk.pipeline import Input, Output, Pipeline
+from edge_agent.sdk.text import Text
+from publisher.packaging import pack
 from tests.simulators.release import Releases
 
 SECONDS = 10.0
@@ -274,3 +282,62 @@ def test_main_serves_descriptor_three(
             with pytest.raises(SystemExit) as caught:
                 worker.main()
             assert caught.value.code == expected
+
+
+def cells(talk: Talk, columns: int, *rows: list[Any]) -> tuple[Header, bytes]:
+    numbers = array("q", range(len(rows)))
+    header = Header(Kind.FRAME, Flag.CELLS, 1, len(rows), columns)
+    wire.send(talk.sock, header, numbers, numbers, encode_cells([cell for row in rows for cell in row]))
+    return talk.receive()
+
+
+def typed(releases: Releases, stages: list[Any], columns: list[str], dtype: Any, self_test: Any = None) -> Plan:
+    pipeline = Pipeline("act", stages, input=Input(columns, dtype=dtype), output=Output(["y"]), self_test=self_test)
+    return releases._plan(1, pack(pipeline), {})
+
+
+def table(answer: tuple[Header, bytes]) -> Any:
+    header, payload = answer
+    assert header.kind is Kind.RESULT, payload
+    return json.loads(payload[4 + int.from_bytes(payload[:4], "little") + 24 * header.rows :])
+
+
+def test_texts_reach_the_pipeline_and_come_out(talk: Talk, releases: Releases) -> None:
+    header, payload = talk.load(typed(releases, [Text("upper")], ["text"], "string", ["hello", "you"]))
+    assert header.kind is Kind.LOADED, payload
+    assert table(cells(talk, 1, ["ab"], ["ç"])) == [["AB"], ["Ç"]]
+
+
+def test_mixed_rows_reach_the_pipeline_as_the_author_saw_them(talk: Talk, releases: Releases) -> None:
+    code = "return [f'{t} {sum(v):.0f} {e[\"k\"]} {n}' for t, v, e, n in values]"
+    dtypes = {"t": "string", "v": "vector", "e": "json", "n": "int64"}
+    plan = typed(releases, [Code(code)], ["t", "v", "e", "n"], dtypes, [["a", [1, 2], {"k": "w"}, 5]])
+    header, payload = talk.load(plan)
+    assert header.kind is Kind.LOADED, payload
+    row = ["b", msgspec.msgpack.encode([1.0, 3.0]), msgspec.msgpack.encode({"k": [None]}), 2**60]
+    assert table(cells(talk, 4, row)) == [[f"b 4 [None] {2**60}"]]
+
+
+def test_a_device_with_more_exact_cells_serves_what_asks_for_less(talk: Talk, releases: Releases) -> None:
+    talk.load(releases.act(1))  # float64, as ever, from a whole number
+    header, payload = cells(talk, 1, [3])
+    assert (header.flags, payload[-8:]) == (Flag.RAW, array("d", [6.0]).tobytes())
+    talk.load(typed(releases, [PassThrough()], ["x"], "json"))
+    assert table(talk.frame(4)) == [[4.0]]
+    assert table(cells(talk, 1, [{"a": 1}])) == [[{"a": 1}]]
+
+
+def test_cells_of_another_dtype_than_admitted_are_an_error_not_an_end(talk: Talk, releases: Releases) -> None:
+    talk.load(releases.act(1))
+    assert "could not convert string" in talk.failure(cells(talk, 1, ["x"])).reason.message
+
+
+def test_whole_numbers_beyond_a_floats_come_out_exactly() -> None:
+    exact = np.array([[2**60 + 1, 1]])
+    assert worker._encode_values(frame_of(exact)) == (Flag.NONE, 2, b"[[1152921504606846977,1]]")
+    assert worker._encode_values(frame_of(np.array([[2**53]])))[0] is Flag.RAW
+
+
+def test_numpy_values_deep_in_a_result_come_out() -> None:
+    rows = [[{"a": [np.float32(1.5)], "b": np.array([1])}]]
+    assert worker._encode_values(frame_of(rows)) == (Flag.NONE, 1, b'[[{"a":[1.5],"b":[1]}]]')

@@ -11,7 +11,7 @@ from edge_agent.sdk.frame import Frame
 from edge_agent.sdk.map import Map
 from edge_agent.sdk.parameters import decode_parameters, encode_parameters
 from edge_agent.sdk.pass_through import PassThrough
-from edge_agent.sdk.pipeline import Pipeline, StageError
+from edge_agent.sdk.pipeline import Output, Pipeline, StageError
 from edge_agent.sdk.state import capture
 from edge_agent.sdk.text import Text
 
@@ -96,6 +96,13 @@ def test_text_in_every_form_of_row():
     assert listed(run(Text("reverse", columns=["t"]), Frame.of([{"t": "ab", "n": 1}]))) == [{"t": "ba", "n": 1}]
     assert listed(run(Text("words"), Frame.of(["a b", "c d"]))) == [["a", "b"], ["c", "d"]]
     assert listed(run(Text("upper"), Frame.of([]))) == []
+
+
+def test_a_cell_that_becomes_a_list_or_dict_stays_one_cell_of_its_column():
+    named = Frame.of(["a b", "c"], columns=("t",))
+    assert listed(run(Text("words"), named)) == [[["a", "b"]], [["c"]]]
+    assert listed(run(Map({"a b": {"k": 1}, "c": "d"}), named)) == [[{"k": 1}], ["d"]]
+    assert Pipeline("p", [Text("words")], output=Output(["t"])).run(named).values == [[["a", "b"]], [["c"]]]
 
 
 MAP = {

@@ -27,6 +27,15 @@ class Table:
         return np.column_stack([*self.columns.values()])
 
 
+class TypedTable(Table):
+    """The same with columns of any objects."""
+
+    def __getitem__(self, name):
+        column = np.empty(len(self.columns[name]), object)
+        column[:] = self.columns[name]
+        return column
+
+
 def test_arrays_get_columns_rate_and_a_copy():
     given = np.zeros((3, 2))
     frame = to_frame(given, SPEC, "p")
@@ -134,3 +143,100 @@ def test_rows_that_are_not_numbers_have_a_cell_for_each_column():
     assert to_frame([{"name": "a"}], spec, "p").values == [{"name": "a"}]
     with pytest.raises(ValueError, match=r"takes rows of 2 columns \(name, count\), row 1 has 3"):
         to_frame([["a", 1], ["b", 2, 3]], spec, "p")
+
+
+TYPED = Input(["name", "n", "v", "e"], dtype={"name": "string", "n": "int64", "v": "vector", "e": "json"}).spec()
+ROW = ["a", 1, [1, 2], {"k": None}]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        [ROW],
+        (tuple(ROW),),
+        [dict(zip(TYPED.columns, ROW, strict=True)) | {"more": 1}],
+        [["a", np.int64(1), np.array([1, 2]), {"k": None}]],
+        TypedTable({"e": [{"k": None}], "v": [[1, 2]], "n": [1], "name": ["a"]}),
+    ],
+)
+def test_rows_of_dtypes_in_every_form(x):
+    frame = to_frame(x, TYPED, "p")
+    ((name, n, v, e),) = frame.values
+    assert (name, n, v.tolist(), v.dtype, e) == ("a", 1, [1.0, 2.0], np.float64, {"k": None})
+    assert frame.columns == ("name", "n", "v", "e")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x", "expected"),
+    [
+        ("int64", [[1, 2], [3, 4]], np.array([[1, 2], [3, 4]])),
+        ("int64", np.array([[1, 2], [3, 4]], np.int16), np.array([[1, 2], [3, 4]])),
+        ("bool", [[True, False]], np.array([[True, False]])),
+        ({"a": "int64"}, [[1, 2]], [[1, 2.0]]),
+        ("string", [["x", "y"]], [["x", "y"]]),
+        ("json", [[{"a": 1}, "x"]], [[{"a": 1}, "x"]]),
+    ],
+)
+def test_the_declared_dtypes_alone_decide_the_form_of_rows(dtype, x, expected):
+    values = to_frame(x, Input(["a", "b"], dtype=dtype).spec(), "p").values
+    assert type(values) is type(expected)
+    if isinstance(values, np.ndarray):
+        assert values.dtype == expected.dtype
+        assert values.tolist() == expected.tolist()
+    else:
+        assert values == expected
+        assert [[type(cell) for cell in row] for row in values] == [[type(cell) for cell in row] for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x", "expected"),
+    [
+        ("string", ["x"], ["x"]),
+        ("string", [["x"]], ["x"]),
+        ("json", [{"a": 1}], [[{"a": 1}]]),
+        ("json", [{"c": {"c": 2}}], [[{"c": 2}]]),  # a dict with all columns is a row by name
+        ("json", [[[1]]], [[[1]]]),
+        ("json", ["x", 5], [["x"], [5]]),
+        ("vector", [[1, 2]], [[[1.0, 2.0]]]),
+        ("vector", np.array([[1, 2], [3, 4]]), [[[1.0, 2.0]], [[3.0, 4.0]]]),
+        ("vector", [[[1, 2]]], [[[1.0, 2.0]]]),
+    ],
+)
+def test_an_only_column_may_be_given_bare(dtype, x, expected):
+    values = to_frame(x, Input(["c"], dtype=dtype).spec(), "p").values
+    assert [[cell.tolist() for cell in row] for row in values] == expected if dtype == "vector" else values == expected
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([["a", 1.5, [], {}]], ValueError, "pipeline 'p', row 0, column 'n': 1.5 is not a whole number"),
+        ([ROW, ["a", 1, ["x"], {}]], ValueError, "row 1, column 'v': 'x' at place 0 is not a number"),
+        ([["a", 1]], ValueError, r"takes rows of 4 columns \(name, n, v, e\), row 0 has 2"),
+        (["a"], ValueError, "row 0 has 1"),
+        (TypedTable({"name": ["a"]}), ValueError, "takes the column 'n', which the table does not have"),
+        ("abc", TypeError, "takes an array or a list of rows, not a str"),
+        (np.array(5), TypeError, "not a ndarray"),
+    ],
+)
+def test_rows_that_do_not_fit_their_dtypes_are_named(x, error, message):
+    with pytest.raises(error, match=message):
+        to_frame(x, TYPED, "p")
+
+
+def test_giving_rows_changes_nothing_of_the_callers():
+    row = ["a", 1, [1, 2], {"k": None}]
+    to_frame([row], TYPED, "p")
+    assert row == ["a", 1, [1, 2], {"k": None}]
+
+
+def test_a_self_test_in_a_file_has_cells_of_every_dtype(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('n,name,v,e\n1,a,"[1, 2]","{""k"": null}"\n')
+    assert read_self_test(path, TYPED, "p").values[0][3] == {"k": None}
+    path.write_text("n,name,v,e\nx,a,[1],{}\n")
+    with pytest.raises(ValueError, match=r"self_test: rows.csv, line 2: 'x' is not a whole number"):
+        read_self_test(path, TYPED, "p")
+    path.write_text("n,name,v,e\n1,a\n")
+    with pytest.raises(ValueError, match=r"self_test: rows.csv, line 2"):
+        read_self_test(path, TYPED, "p")

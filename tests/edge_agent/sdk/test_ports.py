@@ -20,6 +20,15 @@ def test_forms_of_unit_and_range():
     assert Output(["a"]).spec() == OutputSpec(columns=["a"])
 
 
+def test_dtypes_are_told_where_they_are_not_float64():
+    assert Input(["a", "b"], dtype="float64").spec() == Input(["a", "b"]).spec() == InputSpec(columns=["a", "b"])
+    mixed = Input(["a", "b"], unit={"b": "K"}, dtype={"a": "string", "b": "float64"}).spec()
+    assert mixed == InputSpec(columns=["a", "b"], units={"b": "K"}, dtypes={"a": "string"})
+    assert (mixed.typed, mixed.dtype_of("a"), mixed.dtype_of("b")) == (True, "string", "float64")
+    assert Input(["a", "b"], dtype="json").spec().dtypes == {"a": "json", "b": "json"}
+    assert not InputSpec(columns=["a"], dtypes={"a": "float64"}).typed
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "error", "message"),
     [
@@ -32,6 +41,10 @@ def test_forms_of_unit_and_range():
         (Input, {"columns": ["a"], "rate_hz": -1}, ValueError, "rate_hz must be 0"),
         (Input, {"columns": ["a"], "rate_hz": float("nan")}, ValueError, "rate_hz must be 0"),
         (Input, {"columns": ["a"], "rate_hz": "10"}, TypeError, "rate_hz must be a number"),
+        (Input, {"columns": ["a"], "dtype": str}, TypeError, "dtype must be a text"),
+        (Input, {"columns": ["a"], "dtype": "str"}, ValueError, "the dtype of 'a' must be one of float64, int64, bool"),
+        (Input, {"columns": ["a"], "dtype": {"b": "json"}}, ValueError, "dtype for 'b', but the columns are a"),
+        (Input, {"columns": ["a"], "dtype": "bool", "unit": "g"}, ValueError, "'a' is bool, which has no unit"),
         (Output, {"columns": ["a"], "range": {"b": (0, 1)}}, ValueError, "range for 'b', but the columns are a"),
         (Output, {"columns": ["a"], "range": (1, 0)}, ValueError, "ends before it starts"),
         (Output, {"columns": ["a"], "range": (float("nan"), 0)}, ValueError, "or has NaN"),

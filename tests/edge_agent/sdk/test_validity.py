@@ -36,7 +36,7 @@ def test_numbers(wrap, rows, count, words):
         ([["walk", None]], 1, "confidence = None"),
         ([["walk", "high"]], 1, "confidence = 'high' outside [0, 1]"),
         ([[{"a": [1, NAN]}, 0.5]], 1, "label = {'a': [1, nan]}"),
-        ([[{"a": [1, "x"]}, 0.5]], 0, ""),
+        ([[{"a": [1, "x", None]}, 0.5]], 0, ""),
         ([[object(), 0.5]], 1, "label = <object object"),
         ([[np.float32(NAN), 0.5]], 1, "label = "),
         (["walk"], 1, "1 columns"),

@@ -133,13 +133,38 @@ def test_refused(arguments, message):
         Window(**arguments)
 
 
-def test_rows_that_are_no_numbers_or_change_shape_are_refused():
-    with pytest.raises(TypeError, match="Window needs rows of numbers, got a list of <U1"):
-        apply(Window(2), Frame.of(["a", "b"]))
+def test_what_has_no_rows_and_rows_that_change_shape_are_refused():
+    with pytest.raises(TypeError, match="Window needs rows, got a dict"):
+        Window(2).predict({}, frame=Frame.of([[1.0]]))
     window = Window(2)
     apply(window, stream([0]))
     with pytest.raises(ValueError, match=r"holds rows of shape \(2,\), got \(3,\)"):
         apply(window, Frame.of(np.zeros((1, 3)), start=1))
+
+
+def rows_of(window, *batches):
+    found = [window.predict(values, frame=Frame.of(values, start=start)) for start, values in batches]
+    return [(frame.values, frame.sequences.tolist(), frame.firsts.tolist()) for frame in found]
+
+
+def test_rows_that_are_not_numbers_become_lists_of_rows():
+    window = Window(2, 1)
+    assert rows_of(window, (0, ["a"]), (1, ["b", "c"])) == [
+        ([], [], []),
+        ([["a", "b"], ["b", "c"]], [1, 2], [1, 2]),
+    ]
+    rows = [["a", {"k": [1]}], ["b", {}]]
+    assert rows_of(Window(2), (0, rows)) == [([rows], [1], [0])]
+    assert rows_of(Window(2), (0, [[[1], "x"], [[1, 2], "y"]]))[0][0] == [[[[1], "x"], [[1, 2], "y"]]]
+
+
+def test_how_rows_that_are_not_numbers_are_cut_makes_no_difference():
+    rows = [[place, {"p": place}] if place % 3 else [place, place] for place in range(20)]
+    whole = rows_of(Window(4, 2), (0, rows))[0]
+    window = Window(4, 2)
+    pieces = rows_of(window, *((start, rows[start : start + 1]) for start in range(20)))
+    assert [one for values, _, _ in pieces for one in values] == whole[0]
+    assert [one for _, numbers, _ in pieces for one in numbers] == whole[1]
 
 
 windows = st.builds(
