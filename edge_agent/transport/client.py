@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ from edge_agent.transport.address import Address, tls_context
 from edge_agent.transport.backoff import Backoff
 from edge_agent.transport.delivery import Deliveries, Delivery, packet_bytes
 from edge_agent.transport.keeper import Keeper
-from edge_agent.transport.session import PACKET_BYTES_MAX, QUEUED_MAX, Will, connect_arguments, new_paho
+from edge_agent.transport.session import (
+    PACKET_BYTES_MAX,
+    QUEUED_MAX,
+    Will,
+    connect_arguments,
+    new_paho,
+    publish_properties,
+)
 from edge_agent.transport.subscriptions import Subscriptions
 
 __all__ = ["Client", "Delivery", "Will"]
@@ -44,6 +51,8 @@ TOPICS_PER_PACKET = 8
 # A connection that lived shorter counts as a failed attempt: two clients with one id would else displace each other
 # as fast as they can.
 STABLE_SECONDS = 10.0
+# … unless it brought more than every short one does: a line that breaks every few seconds still makes progress.
+USEFUL_BYTES = 256 * 1024
 
 OnMessage = Callable[[str, bytes, bool], None]
 OnState = Callable[[bool, bool], None]
@@ -85,6 +94,7 @@ class Client:
         self._deliveries = Deliveries()
         self._connected = threading.Event()
         self._connected_since = 0.0
+        self._connections = self._received_bytes = 0
         self._packet_bytes_max = ASSUMED_PACKET_BYTES_MAX
         self._cause = "never tried"
         self._paho = new_paho(client_id, will, username, password)
@@ -107,6 +117,11 @@ class Client:
     def connected(self) -> bool:
         """Whether the broker has accepted us and the connection stands, as far as we know."""
         return self._connected.is_set()
+
+    @property
+    def connection(self) -> int:
+        """The number of the present connection, or of the last one; 0 before the first."""
+        return self._connections
 
     @property
     def condition(self) -> str:
@@ -140,14 +155,26 @@ class Client:
                 "check that it runs, the address, and the network"
             )
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> Delivery:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 1,
+        retain: bool = False,
+        *,
+        properties: Mapping[str, str | bytes | int] | None = None,
+    ) -> Delivery:
         """Hand a message to the broker; what is sent while disconnected at QoS 1 goes out later.
 
+        `properties` are MQTT 5's by the names that paho gives them (`ResponseTopic`, `CorrelationData`, …).
         Raises `TransportError` when the broker would not take the packet's size, when too many messages wait, and at
         QoS 0 without connection.
         """
         delivery = Delivery(
-            topic, packet_bytes(topic, payload), describe=self._describe, forbidden=lambda: self.in_callback
+            topic,
+            packet_bytes(topic, payload, properties),
+            describe=self._describe,
+            forbidden=lambda: self.in_callback,
         )
         if delivery.packet_bytes > self._packet_bytes_max:
             raise TransportError(
@@ -155,7 +182,7 @@ class Client:
                 f"{self.address} takes; raise the broker's limit (mosquitto: max_packet_size) or send less"
             )
         with self._lock:
-            info = self._paho.publish(topic, payload, qos, retain)
+            info = self._paho.publish(topic, payload, qos, retain, publish_properties(properties))
             if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
                 raise TransportError(f"{topic}: {QUEUED_MAX} messages already wait for {self._describe()}")
             if qos:
@@ -173,6 +200,18 @@ class Client:
             if self.connected:
                 self._ask(pairs)
 
+    def ask(self, topics: Iterable[str]) -> int:
+        """Ask for `topics` at QoS 0 on this connection only; return its number, 0 when there is none.
+
+        For retained messages that are wanted once: what a connection loses, whoever asked asks for again on the next
+        one. At QoS 1 the broker would send again what has arrived, wherever its confirmation was lost (M2).
+        """
+        with self._lock:
+            if not self.connected:
+                return 0
+            self._ask([(topic, 0) for topic in topics])
+            return self._connections
+
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Ask for `topics` no more."""
         with self._lock:
@@ -184,6 +223,11 @@ class Client:
         """Return why the broker refused the subscription to `topic`, or an empty string."""
         with self._lock:
             return self._subscriptions.refusal(topic)
+
+    def granted(self, topic: str) -> bool:
+        """Tell whether the broker has granted the subscription to `topic`."""
+        with self._lock:
+            return self._subscriptions.has(topic)
 
     @contextlib.contextmanager
     def listening(self, listener: OnMessage) -> Iterator[None]:
@@ -264,13 +308,14 @@ class Client:
             return
         self._packet_bytes_max = min(getattr(properties, "MaximumPacketSize", PACKET_BYTES_MAX), PACKET_BYTES_MAX)
         self._drop_oversized()
-        self._connected_since = time.monotonic()
+        self._connected_since, self._received_bytes = time.monotonic(), 0
         session_present = bool(flags.session_present)
         with self._lock:
             self._asked.clear()
             asks, leftovers = self._subscriptions.connected(session_present)
             self._ask(asks)
             self._release(leftovers)
+            self._connections += 1
             self._connected.set()
         log.info("broker_connected broker=%s session_present=%s", self.address, session_present)
         self._tell(True, session_present)
@@ -292,13 +337,16 @@ class Client:
         if was_connected:
             self._cause = f"connection lost: {reason}"
             log.info("broker_disconnected broker=%s reason=%s", self.address, reason)
-            if time.monotonic() - self._connected_since >= STABLE_SECONDS:
+            if time.monotonic() - self._connected_since >= STABLE_SECONDS or self._received_bytes >= USEFUL_BYTES:
                 self._keeper.held()
+        elif self._cause == "no answer yet":  # with TLS 1.3 a client learns of its refusal only by being hung up on
+            self._cause = "the broker hung up before it answered; with TLS: is our certificate good and not revoked?"
         self._keeper.delay_reconnect()
         if was_connected:
             self._tell(False, False)
 
     def _on_message(self, _: object, __: object, message: paho.MQTTMessage) -> None:
+        self._received_bytes += len(message.payload)
         for listener in self._listeners:
             try:
                 listener(message.topic, bytes(message.payload), message.retain)

@@ -6,7 +6,7 @@ It opens no connection; the client tells it what the broker said.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edge_agent.contract.errors import TransportError
 
@@ -83,7 +83,9 @@ class Deliveries:
             return any(delivery.packet_bytes > packet_bytes_max for delivery in self._open.values())
 
 
-def packet_bytes(topic: str, payload: bytes) -> int:
-    """Return an upper bound for the size of a PUBLISH packet without properties (MQTT 5, §3.3)."""
-    # Fixed header up to 5 bytes, topic with its length, packet identifier, a property length of 0.
-    return 5 + 2 + len(topic.encode()) + 2 + 1 + len(payload)
+def packet_bytes(topic: str, payload: bytes, properties: Mapping[str, str | bytes | int] | None = None) -> int:
+    """Return an upper bound for the size of a PUBLISH packet (MQTT 5, §3.3)."""
+    # A property is an identifier and up to 4 bytes, or a length of 2 bytes and what it says.
+    extra = sum(5 if isinstance(one, int) else 3 + len(one) for one in (properties or {}).values())
+    # Fixed header up to 5 bytes, topic with its length, packet identifier, property length of 1 to 4.
+    return 5 + 2 + len(topic.encode()) + 2 + (4 if properties else 1) + extra + len(payload)

@@ -20,7 +20,7 @@ from edge_agent.contract.messages import RAW
 from edge_agent.transport.chunks import decode, rejected
 from edge_agent.transport.partial import Partial
 
-__all__ = ["disk", "land", "landed"]
+__all__ = ["disk", "land", "landed", "settle"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,13 @@ def land(ref: BlobRef, partial: Partial, target: Path) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    _sync_directory(target.parent)
+
+
+def settle(file: Path, target: Path) -> None:
+    """Make a file that was checked and is durable the blob `target`."""
+    _make_directory(target.parent)
+    file.rename(target)
     _sync_directory(target.parent)
 
 

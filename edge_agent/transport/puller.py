@@ -20,9 +20,10 @@ from typing import Protocol
 
 from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import ReasonCode, TransportError, UpdateRejected
-from edge_agent.contract.messages import ChunkHeader, Topics
+from edge_agent.contract.messages import CHUNK_BYTES, ChunkHeader, Topics
 from edge_agent.transport.chunks import Progress, accept, count_max, rejected, same_stream
-from edge_agent.transport.landing import disk, land, landed
+from edge_agent.transport.landing import disk, land
+from edge_agent.transport.pace import Pace
 from edge_agent.transport.partial import Partial
 
 __all__ = ["Puller", "Subscriber"]
@@ -37,6 +38,8 @@ ASK_AGAIN_SECONDS = 3.0
 ASK_AGAIN_SECONDS_MAX = 60.0
 ASK_AGAIN_GAPS = 4
 POLL_SECONDS = 0.1
+# The lowest rate that is still one.
+BYTES_PER_SECOND_MIN = 1024
 
 
 class Subscriber(Protocol):
@@ -47,8 +50,13 @@ class Subscriber(Protocol):
         """How the connection is, in words."""
         ...
 
-    def subscribe(self, topics: Iterable[str]) -> None:
-        """Ask for topics, retained messages included."""
+    @property
+    def connection(self) -> int:
+        """The number of the present connection, or of the last one."""
+        ...
+
+    def ask(self, topics: Iterable[str]) -> int:
+        """Ask for topics on this connection; its number, 0 without one."""
         ...
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
@@ -61,21 +69,27 @@ class Subscriber(Protocol):
 
 
 class Puller:
-    """Fetches blobs into `directory/<first two hex digits>/<hex>`; one at a time, others wait.
+    """Fetches blobs from the broker, one at a time; others wait. What is on its way lies in `directory/partial`.
 
     Feed it every message of the client through `on_message`.
     """
 
-    def __init__(self, client: Subscriber, topics: Topics, directory: Path, *, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        client: Subscriber,
+        topics: Topics,
+        directory: Path,
+        *,
+        window: int = WINDOW,
+        pace: Pace | None = None,
+    ) -> None:
+        self.name = "mqtt"
+        self._pace = pace or Pace()
         self._client, self._topics, self._directory, self._window = client, topics, directory, window
         self._turn = threading.Lock()
         # Bounded: what does not fit is dropped, stays on the broker, and is asked for again.
         self._arrived: queue.Queue[tuple[int, bytes]] = queue.Queue(4 * window)
         self._prefix = ""
-
-    def path(self, digest: Digest) -> Path:
-        """Return where the blob lies, or will lie."""
-        return self._directory / digest.hex[:2] / digest.hex
 
     def on_message(self, topic: str, payload: bytes, retain: bool = False) -> bool:
         """Take a message from the client; False when it is not ours. Never blocks, never raises."""
@@ -89,25 +103,21 @@ class Puller:
                 self._arrived.put_nowait((int(number), payload))
         return True
 
-    def fetch(self, ref: BlobRef, *, timeout_seconds: float = 60.0, stop: threading.Event | None = None) -> Path:
-        """Return the path of the blob, fetching what is not there yet. Blocks.
+    def fetch(self, ref: BlobRef, target: Path, *, timeout_seconds: float, stop: threading.Event) -> None:
+        """Make the blob the file `target`. Blocks.
 
-        Raises `TransportError` after `timeout_seconds` without a new chunk, or when `stop` is set (what arrived is
-        kept); `UpdateRejected` CONTENT or SIZE, naming the blob, when its bytes are not what `ref` pins; `StoreError`
-        when the disk refuses.
+        Raises `TransportError` after `timeout_seconds` without a new chunk, when the broker drips, or when `stop` is
+        set (what arrived is kept); `UpdateRejected` CONTENT or SIZE, naming the blob, when its bytes are not what `ref`
+        pins; `StoreError` when the disk refuses.
         """
         with self._turn, disk(self._directory):
-            target = self.path(ref.digest)
-            if landed(target, ref):
-                return target
             partial = Partial(self._directory / "partial", ref)
             try:
-                _Pull(self, ref, partial, timeout_seconds, stop or threading.Event()).run()
+                _Pull(self, ref, partial, timeout_seconds, stop).run()
                 self._finish(ref, partial, target)
             finally:
                 partial.close()
             log.info("blob_fetched digest=%s bytes=%d", ref.digest.short, ref.size)
-            return target
 
     def discard(self, digest: Digest) -> None:
         """Drop what a broken-off fetch of `digest` left."""
@@ -145,9 +155,10 @@ class _Pull:
         # Before the first header the number of chunks is unknown: ask for one.
         header = partial.header
         self._progress = Progress(1 if header is None else header.count, partial.have)
-        self._subscribed: set[int] = set()
+        # Which connection each chunk was last asked for on; what a connection loses is asked for on the next.
+        self._subscribed: dict[int, int] = {}
         self._spent: set[int] = set()
-        self._last_news = self._last_ask = time.monotonic()
+        self._begun = self._last_news = self._last_ask = time.monotonic()
         self._gap_seconds, self._ask_again_seconds = 0.0, ASK_AGAIN_SECONDS
 
     def run(self) -> None:
@@ -162,8 +173,11 @@ class _Pull:
                 self._unsubscribe(sorted(self._subscribed))
 
     def _ask(self) -> None:
-        fresh = self._progress.ask(self._puller._window)
-        if fresh:
+        client = self._puller._client
+        lost = [index for index in sorted(self._progress.asked) if self._subscribed.get(index) != client.connection]
+        if lost:
+            self._subscribe(lost)
+        if fresh := self._progress.ask(self._window()):
             self._subscribe(fresh)
         elif self._progress.asked and time.monotonic() - self._last_ask > self._ask_again_seconds:
             self._last_ask = time.monotonic()
@@ -172,6 +186,14 @@ class _Pull:
             asked = sorted(self._progress.asked)
             self._unsubscribe(asked)
             self._subscribe(asked)
+
+    def _window(self) -> int:
+        """Return how many chunks may be under way: one more than are, while the pace is limited and allows it."""
+        pace, window, asked = self._puller._pace, self._puller._window, len(self._progress.asked)
+        if not pace.bytes_per_second:
+            # Refilled by halves: several topics in one packet cost the broker and us little more than one does.
+            return window if asked <= window // 2 else asked
+        return min(window, asked + (1 if pace.ready else 0))
 
     def _leftovers(self) -> list[int]:
         """Return the chunks that a process which died in the middle may have left subscribed in the broker's session.
@@ -195,6 +217,7 @@ class _Pull:
         if index >= count_max(self._ref.size):
             return
         header, payload = accept(self._ref, index, message)
+        self._puller._pace.took(len(message) - CHUNK_BYTES)
         if self._belongs(header) and self._progress.got(index):
             self._partial.add(index, payload)
             self._note_news()
@@ -226,7 +249,12 @@ class _Pull:
     def _check_patience(self) -> None:
         if self._stop.is_set():
             raise TransportError(f"fetching blob {self._ref.digest.short} was stopped; what arrived is kept")
-        if time.monotonic() - self._last_news < self._timeout_seconds:
+        now = time.monotonic()
+        if now - self._begun > self._deadline_seconds():
+            raise TransportError(
+                f"blob {self._ref.digest.short}: {self._missing()} missing after {now - self._begun:g} s"
+            )
+        if now - self._last_news < self._timeout_seconds:
             return
         if self._strangers:
             why = "the broker holds chunks of two different encodings of it: publish the release again"
@@ -235,6 +263,11 @@ class _Pull:
             f"blob {self._ref.digest.short}: {self._missing()} missing on the broker, nothing new for "
             f"{self._timeout_seconds:g} s ({self._condition()}); if it stays so, publish the release again"
         )
+
+    def _deadline_seconds(self) -> float:
+        """Return how long a fetch may take in all: whoever drips must not hold up what another source has."""
+        slowest = min(BYTES_PER_SECOND_MIN, self._puller._pace.bytes_per_second / 2 or BYTES_PER_SECOND_MIN)
+        return 2 * self._timeout_seconds + self._ref.size / slowest
 
     def _missing(self) -> str:
         if self._partial.header is None:
@@ -252,11 +285,14 @@ class _Pull:
         return [self._puller._topics.chunk(self._ref.digest, index) for index in indices]
 
     def _subscribe(self, indices: list[int]) -> None:
-        self._subscribed.update(indices)
         self._spent.difference_update(indices)
-        self._puller._client.subscribe(self._topics(indices))
+        connection = self._puller._client.ask(self._topics(indices))
+        if connection:
+            self._puller._pace.took(len(indices) * CHUNK_BYTES)
+        self._subscribed.update(dict.fromkeys(indices, connection))
 
     def _unsubscribe(self, indices: list[int]) -> None:
         if indices:
-            self._subscribed.difference_update(indices)
+            for index in indices:
+                self._subscribed.pop(index, None)
             self._puller._client.unsubscribe(self._topics(indices))

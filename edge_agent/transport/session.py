@@ -6,6 +6,7 @@ It makes a client that is not connected; `client` gives it its callbacks, `keepe
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -59,6 +60,16 @@ def connect_arguments(
         "clean_start": clean_start,
         "properties": properties,
     }
+
+
+def publish_properties(given: Mapping[str, str | bytes | int] | None) -> Properties | None:
+    """Return the properties of a PUBLISH as paho wants them, None for none."""
+    if not given:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    for name, value in given.items():
+        setattr(properties, name, value)
+    return properties
 
 
 def _no_delay(_: object, __: object, connection: Any) -> None:

@@ -49,6 +49,10 @@ class Subscriptions:
         """Return why the broker refused `topic`, or an empty string."""
         return self._refusals.get(topic, "")
 
+    def has(self, topic: str) -> bool:
+        """Tell whether the broker has granted `topic`."""
+        return topic in self._granted
+
     def connected(self, session_present: bool) -> tuple[list[tuple[str, int]], list[str]]:
         """Return what to subscribe to and what to unsubscribe from, given whether the broker kept our session."""
         if not session_present:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.messages import Topics
 from edge_agent.transport.blobs import Puller
 from edge_agent.transport.client import Client
+from edge_agent.transport.fetcher import Fetcher
+from edge_agent.transport.landing import disk, landed
 from publisher.broker import EmbeddedBroker
 from tests.simulators.broker import Mosquitto
 
@@ -52,14 +56,26 @@ def connect() -> Iterator[Callable[..., Client]]:
         client.stop()
 
 
+class Pulling(Puller):
+    """A puller as the fetcher uses it: into the blob directory, and only for what is not there."""
+
+    def get(self, ref: BlobRef, *, timeout_seconds: float = 60.0, stop: threading.Event | None = None) -> Path:
+        target = Fetcher(self._directory, [self]).path(ref.digest)
+        with disk(self._directory):
+            if landed(target, ref):
+                return target
+        self.fetch(ref, target, timeout_seconds=timeout_seconds, stop=stop or threading.Event())
+        return target
+
+
 @pytest.fixture
-def make_puller(connect: Callable[..., Client], topics: Topics, tmp_path: Path) -> Callable[..., Puller]:
+def make_puller(connect: Callable[..., Client], topics: Topics, tmp_path: Path) -> Callable[..., Pulling]:
     """Make pullers into `tmp_path/blobs`, each with a client of its own."""
 
-    def make(url: str, **options: Any) -> Puller:
-        pullers: list[Puller] = []
+    def make(url: str, **options: Any) -> Pulling:
+        pullers: list[Pulling] = []
         client = connect(url, on_message=lambda *message: [one.on_message(*message) for one in pullers], **options)
-        pullers.append(Puller(client, topics, tmp_path / "blobs"))
+        pullers.append(Pulling(client, topics, tmp_path / "blobs"))
         return pullers[0]
 
     return make

@@ -21,6 +21,7 @@ from edge_agent.transport.backoff import Backoff
 from edge_agent.transport.blobs import Puller
 from edge_agent.transport.chunks import split
 from edge_agent.transport.client import Client
+from tests.edge_agent.transport.conftest import Pulling
 from tests.simulators.broker import Mosquitto
 from tests.simulators.waiting import until
 
@@ -49,7 +50,7 @@ class Fetch(threading.Thread):
 
     def __init__(self, source: Puller, ref: BlobRef, **options: object) -> None:
         super().__init__(daemon=True)
-        self._call = lambda: source.fetch(ref, **options)  # type: ignore[arg-type]
+        self._call = lambda: source.get(ref, **options)  # type: ignore[arg-type]
         self.path: Path | None = None
         self.error: Exception | None = None
         self.start()
@@ -74,14 +75,14 @@ class Asked:
 
     def __init__(self, source: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
         self.indices: list[int] = []
-        original = source._client.subscribe
+        original = source._client.ask
 
-        def subscribe(topics: Iterable[str]) -> None:
+        def ask(topics: Iterable[str]) -> int:
             names = list(topics)
             self.indices += [int(name.rsplit("/", 1)[1]) for name in names]
-            original(names)
+            return original(names)
 
-        monkeypatch.setattr(source._client, "subscribe", subscribe)
+        monkeypatch.setattr(source._client, "ask", ask)
 
 
 SIZES = {
@@ -103,12 +104,12 @@ def test_a_published_blob_arrives(
     publisher = connect(url)
     assert blobs.publish(publisher, topics, data) == sum(map(len, split(data)))
     source = make_puller(url)
-    path = source.fetch(ref, timeout_seconds=10)
+    path = source.get(ref, timeout_seconds=10)
     assert path == tmp_path / "blobs" / ref.digest.hex[:2] / ref.digest.hex
     assert path.read_bytes() == data
     assert files(tmp_path / "blobs") == [f"{ref.digest.hex[:2]}/{ref.digest.hex}"]
     assert path.stat().st_mode & 0o777 == 0o644
-    assert source.fetch(ref, timeout_seconds=0.1) == path
+    assert source.get(ref, timeout_seconds=0.1) == path
 
 
 def test_no_more_than_the_window_is_under_way(
@@ -118,12 +119,12 @@ def test_no_more_than_the_window_is_under_way(
     blobs.publish(connect(url), topics, data)
     source = make_puller(url)
     asked = Asked(source, monkeypatch)
-    source.fetch(BlobRef.of(data), timeout_seconds=10)
+    source.get(BlobRef.of(data), timeout_seconds=10)
     assert sorted(asked.indices) == list(range(100))
 
 
 CHILD = """
-import sys
+import sys, threading
 from pathlib import Path
 from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.messages import Topics
@@ -133,7 +134,9 @@ url, fleet, directory, digest, size = sys.argv[1:]
 client = Client(url, "killed", on_message=lambda *message: puller.on_message(*message))
 puller = Puller(client, Topics(fleet), Path(directory))
 client.start().wait_connected(10)
-puller.fetch(BlobRef(digest=Digest(digest), size=int(size)), timeout_seconds=60)
+ref = BlobRef(digest=Digest(digest), size=int(size))
+target = Path(directory) / ref.digest.hex[:2] / ref.digest.hex
+puller.fetch(ref, target, timeout_seconds=60, stop=threading.Event())
 """
 
 
@@ -159,7 +162,7 @@ def test_after_a_kill_only_what_is_missing_is_fetched(
     put(publisher, topics, ref.digest, messages[1::2])
     source = make_puller(url, client_id="killed")
     asked = Asked(source, monkeypatch)
-    assert source.fetch(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=10).read_bytes() == data
     # rumqttd may have spent some on the old session before we listened; those are asked for again.
     assert sorted(set(asked.indices)) == list(range(1, 50, 2))
     assert len(asked.indices) == 25 or "embedded" in request.node.name
@@ -179,7 +182,7 @@ def test_a_stopped_fetch_keeps_what_arrived(
         fetch.result()
     put(publisher, topics, ref.digest, messages[2:])
     asked = Asked(source, monkeypatch)
-    source.fetch(ref, timeout_seconds=10)
+    source.get(ref, timeout_seconds=10)
     assert sorted(asked.indices) == [2, 3]
 
 
@@ -242,12 +245,12 @@ def test_wrong_bytes_are_refused_by_name_and_the_right_ones_accepted_afterwards(
     ref, publisher, source = BlobRef.of(data), connect(mosquitto.url), make_puller(mosquitto.url)
     put(publisher, topics, ref.digest, (dict(enumerate(split(data))) | changes).items())
     with pytest.raises(UpdateRejected, match=ref.digest.short) as caught:
-        source.fetch(ref, timeout_seconds=10)
+        source.get(ref, timeout_seconds=10)
     (reason,) = caught.value.reasons
     assert (reason.code, reason.blame, reason.where) == (code, Blame.ENVIRONMENT, str(ref.digest))
     assert [name for name in files(tmp_path / "blobs") if not name.startswith("partial/")] == []
     put(publisher, topics, ref.digest, enumerate(split(data)))
-    assert source.fetch(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=10).read_bytes() == data
 
 
 def test_a_flipped_byte_is_refused_by_the_embedded_broker_too(
@@ -256,7 +259,7 @@ def test_a_flipped_byte_is_refused_by_the_embedded_broker_too(
     ref = BlobRef.of(PLAIN)
     put(connect(url), topics, ref.digest, (dict(enumerate(RAW_CHUNKS)) | {2: flip(RAW_CHUNKS[2])}).items())
     with pytest.raises(UpdateRejected, match="sha256"):
-        make_puller(url).fetch(ref, timeout_seconds=10)
+        make_puller(url).get(ref, timeout_seconds=10)
 
 
 def other_encoding(data: bytes) -> list[bytes]:
@@ -294,7 +297,7 @@ def test_chunks_of_two_encodings_that_stay_mixed_are_refused(
     mixed = dict(enumerate(split(MIXED))) | {1: other_encoding(MIXED)[1]}
     put(connect(mosquitto.url), topics, ref.digest, mixed.items())
     with pytest.raises(UpdateRejected, match="two different encodings") as caught:
-        make_puller(mosquitto.url).fetch(ref, timeout_seconds=0.5)
+        make_puller(mosquitto.url).get(ref, timeout_seconds=0.5)
     assert caught.value.reasons[0].code is CONTENT
 
 
@@ -304,13 +307,13 @@ def test_missing_chunks_are_counted_in_the_error(
     ref = BlobRef.of(PLAIN)
     publisher, source = connect(url), make_puller(url)
     with pytest.raises(TransportError, match=rf"{ref.digest.short}.*all of its up to 4 chunks.*connected"):
-        source.fetch(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=0.3)
     put(publisher, topics, ref.digest, [(0, RAW_CHUNKS[0])])
     with pytest.raises(TransportError, match="3 of 4 chunks are missing"):
-        source.fetch(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=0.3)
     put(publisher, topics, ref.digest, [(1, RAW_CHUNKS[1]), (3, RAW_CHUNKS[3])])
     with pytest.raises(TransportError, match="1 of 4 chunks is missing"):
-        source.fetch(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=0.3)
 
 
 def test_the_deadline_counts_from_the_last_new_chunk(
@@ -332,7 +335,7 @@ def test_a_chunk_the_broker_dropped_is_asked_for_again(
 ) -> None:
     monkeypatch.setattr(puller, "ASK_AGAIN_SECONDS", 0.2)
     dropped: list[str] = []
-    pullers: list[Puller] = []
+    pullers: list[Pulling] = []
 
     def lossy(topic: str, payload: bytes, retain: bool) -> None:
         if topic.endswith(("/1", "/2")) and dropped.count(topic) < 2:
@@ -340,9 +343,9 @@ def test_a_chunk_the_broker_dropped_is_asked_for_again(
             return
         pullers[0].on_message(topic, payload, retain)
 
-    pullers.append(Puller(connect(mosquitto.url, on_message=lossy), topics, tmp_path))
+    pullers.append(Pulling(connect(mosquitto.url, on_message=lossy), topics, tmp_path))
     blobs.publish(connect(mosquitto.url), topics, PLAIN)
-    assert pullers[0].fetch(BlobRef.of(PLAIN), timeout_seconds=10).read_bytes() == PLAIN
+    assert pullers[0].get(BlobRef.of(PLAIN), timeout_seconds=10).read_bytes() == PLAIN
     assert len(dropped) == 4
 
 
@@ -369,6 +372,7 @@ class Disorderly:
     """A broker in memory that repeats and reorders retained messages, and sends some that nobody asked for."""
 
     condition = "connected"
+    connection = 1
 
     def __init__(self, topics: Topics, digest: Digest, messages: list[bytes], rng: random.Random) -> None:
         self._retained = {topics.chunk(digest, index): message for index, message in enumerate(messages)}
@@ -376,7 +380,7 @@ class Disorderly:
         self._waiting: list[str] = []
         self.deliver: Callable[[str, bytes], bool] = lambda *_: False
 
-    def subscribe(self, topics: Iterable[str]) -> None:
+    def ask(self, topics: Iterable[str]) -> int:
         self._waiting += topics
         self._rng.shuffle(self._waiting)
         # One is always held back for later, unless it is the only one.
@@ -389,6 +393,7 @@ class Disorderly:
             self.deliver(stray + "9999999", self._retained[stray])
             self.deliver(stray.rsplit("/", 1)[0] + "/x", b"junk")
             self.deliver(stray, b"")
+        return 1
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         list(topics)
@@ -406,14 +411,15 @@ def test_duplicates_and_disorder_change_nothing(
     data = random.Random(seed).randbytes(20 * CHUNK_BYTES + seed)
     ref = BlobRef.of(data)
     broker = Disorderly(topics, ref.digest, split(data), random.Random(seed))
-    source = Puller(broker, topics, tmp_path, window=4)
+    source = Pulling(broker, topics, tmp_path, window=4)
     broker.deliver = source.on_message
-    assert source.fetch(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=10).read_bytes() == data
 
 
 class Refusing(Disorderly):
-    def subscribe(self, topics: Iterable[str]) -> None:
+    def ask(self, topics: Iterable[str]) -> int:
         list(topics)
+        return 1
 
     def refusal(self, topic: str) -> str:
         return "Not authorized"
@@ -421,9 +427,9 @@ class Refusing(Disorderly):
 
 def test_a_refused_subscription_is_quoted(topics: Topics, tmp_path: Path) -> None:
     ref = BlobRef.of(PLAIN)
-    source = Puller(Refusing(topics, ref.digest, RAW_CHUNKS, random.Random(0)), topics, tmp_path)
+    source = Pulling(Refusing(topics, ref.digest, RAW_CHUNKS, random.Random(0)), topics, tmp_path)
     with pytest.raises(TransportError, match=f"refuses us {topics.chunk(ref.digest, 0)}: Not authorized"):
-        source.fetch(ref, timeout_seconds=0.1)
+        source.get(ref, timeout_seconds=0.1)
     assert not source.on_message("some/other/topic", b"x")
     assert not source.on_message(topics.chunk(ref.digest, 0), b"x")
 
@@ -454,7 +460,7 @@ def test_an_unreachable_broker_is_named(connect: Connect, topics: Topics, tmp_pa
         broker.kill()
         until(lambda: not client.connected)
         with pytest.raises(TransportError, match="not connected"):
-            Puller(client, topics, tmp_path).fetch(BlobRef.of(PLAIN), timeout_seconds=0.3)
+            Pulling(client, topics, tmp_path).get(BlobRef.of(PLAIN), timeout_seconds=0.3)
 
 
 def test_a_damaged_file_under_a_blobs_name_is_fetched_again(
@@ -462,10 +468,10 @@ def test_a_damaged_file_under_a_blobs_name_is_fetched_again(
 ) -> None:
     blobs.publish(connect(mosquitto.url), topics, PLAIN)
     source = make_puller(mosquitto.url)
-    path = source.fetch(BlobRef.of(PLAIN), timeout_seconds=10)
+    path = source.get(BlobRef.of(PLAIN), timeout_seconds=10)
     for damage in (PLAIN[:-1], flip(PLAIN)):
         path.write_bytes(damage)
-        assert source.fetch(BlobRef.of(PLAIN), timeout_seconds=10).read_bytes() == PLAIN
+        assert source.get(BlobRef.of(PLAIN), timeout_seconds=10).read_bytes() == PLAIN
 
 
 def test_what_a_broken_off_fetch_left_can_be_discarded(
@@ -475,7 +481,7 @@ def test_what_a_broken_off_fetch_left_can_be_discarded(
     put(connect(mosquitto.url), topics, ref.digest, [(0, RAW_CHUNKS[0])])
     source = make_puller(mosquitto.url)
     with pytest.raises(TransportError):
-        source.fetch(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=0.3)
     assert len(files(tmp_path / "blobs")) == 2
     source.discard(ref.digest)
     assert files(tmp_path / "blobs") == []
@@ -492,9 +498,9 @@ def test_a_disk_that_refuses_is_a_store_error_and_leaves_nothing_half_written(
     blocker = tmp_path / "blobs" / ref.digest.hex[:2]
     blocker.write_text("a file where a directory belongs")
     with pytest.raises(StoreError, match="blobs cannot be written"):
-        source.fetch(ref, timeout_seconds=10)
+        source.get(ref, timeout_seconds=10)
     blocker.unlink()
-    assert source.fetch(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=10).read_bytes() == data
     assert files(tmp_path / "blobs") == [f"{ref.digest.hex[:2]}/{ref.digest.hex}"]
 
 
@@ -515,4 +521,4 @@ def test_a_write_that_fails_half_way_is_a_store_error(
     child = subprocess.run([sys.executable, "-c", FULL + CHILD, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert "StoreError: blob directory" in child.stderr
     assert all(name.startswith("partial/") for name in files(tmp_path / "blobs"))
-    assert make_puller(mosquitto.url).fetch(ref, timeout_seconds=10).read_bytes() == TEXT
+    assert make_puller(mosquitto.url).get(ref, timeout_seconds=10).read_bytes() == TEXT
