@@ -6,9 +6,10 @@ Judged from values only; the facts are gathered by the caller. Postponements (di
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from edge_agent.contract.compatibility import Profile, judge
+from edge_agent.contract.dtypes import DEFAULT, described, stands_for
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.contract.manifest import Manifest
 
@@ -24,19 +25,21 @@ def admit(
     slot: str,
     columns: Collection[str],
     units: dict[str, str],
+    dtypes: Mapping[str, str],
     tunables: Collection[str],
     condemned: Collection[Reason] = (),
 ) -> list[Reason]:
     """Return every reason why `manifest` cannot run on `slot`.
 
-    `columns`, `units` and `tunables` are what the slot's configuration delivers and sets; `condemned` is why the same
-    bytes were quarantined here, if they were.
+    `columns`, `units`, `dtypes` and `tunables` are what the slot's configuration delivers and sets (a column without a
+    dtype is float64); `condemned` is why the same bytes were quarantined here, if they were.
     """
     return [
         *_quarantine(condemned),
         *_pipeline(manifest, slot),
         *judge(manifest, profile),
         *_columns(manifest, columns),
+        *_dtypes(manifest, columns, dtypes),
         *_units(manifest, units),
         *_tunables(manifest, tunables),
     ]
@@ -68,6 +71,19 @@ def _columns(manifest: Manifest, columns: Collection[str]) -> list[Reason]:
             message=f"needs the columns {', '.join(missing)}, this device maps {', '.join(columns) or 'none'}: "
             f"add them under [slot.{manifest.pipeline}.input.columns]",
         )
+    ]
+
+
+def _dtypes(manifest: Manifest, columns: Collection[str], dtypes: Mapping[str, str]) -> list[Reason]:
+    found = [(name, manifest.input.dtype_of(name), dtypes.get(name, DEFAULT)) for name in manifest.input.columns]
+    return [
+        Reason(
+            code=ReasonCode.COLUMNS,
+            message=f"column {name} is wanted as {wanted} ({described(wanted)}), this device delivers {delivered}: "
+            f'if its sensor gives that, write dtype = "{wanted}" for it under [slot.{manifest.pipeline}.input.columns]',
+        )
+        for name, wanted, delivered in found
+        if name in columns and not stands_for(delivered, wanted)
     ]
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.messages import ReleaseInfo, Rollout
+from edge_agent.update.wishes import Pin
 
 __all__ = ["Wanted", "desired", "takes_part"]
 
@@ -21,11 +22,14 @@ __all__ = ["Wanted", "desired", "takes_part"]
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What the slot should run. `release` is None when nothing signed applies; `member`: it is the candidate.
 
-    `refused` is the candidate that this device would run, had it not condemned it before.
+    `refused` is the candidate that this device would run, had it not condemned it before. `stuck`: releases are
+    permitted, and every one of them is condemned here. `aborted`: the rollout was.
     """
 
-    release: ReleaseInfo | None
+    release: ReleaseInfo | Pin | None
     refused: ReleaseInfo | None = None
+    stuck: bool = False
+    aborted: bool = False
     rollout_id: str = ""
     member: bool = False
 
@@ -45,11 +49,16 @@ def desired(
     device: str,
     memberships: Set[str],
     quarantined: Set[Digest],
+    pin: Pin | None = None,
 ) -> Wanted:
     """Return what the slot of `pipeline` should run on `device`.
 
     `memberships` are the rollout ids that this device has joined before, `quarantined` the manifests condemned here.
+    A `pin` wins over all that is signed, but not over what failed here.
     """
+    if pin is not None:
+        condemned = pin.digest in quarantined
+        return Wanted(release=None if condemned else pin, stuck=condemned)
     rollout = next((one for one in rollouts if one.pipeline == pipeline), None)
     if rollout is None:
         return Wanted(release=None)
@@ -62,5 +71,6 @@ def desired(
         return Wanted(release=candidate, rollout_id=rollout.rollout_id, member=True)
     refused = candidate if member else None
     if stable is not None and stable.digest not in quarantined:
-        return Wanted(release=stable, refused=refused, rollout_id=rollout.rollout_id)
-    return Wanted(release=None, refused=refused, rollout_id=rollout.rollout_id)
+        return Wanted(release=stable, refused=refused, rollout_id=rollout.rollout_id, aborted=rollout.aborted)
+    stuck = refused is not None or stable is not None
+    return Wanted(release=None, refused=refused, rollout_id=rollout.rollout_id, stuck=stuck, aborted=rollout.aborted)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from edge_agent.contract.errors import StoreError
+
 __all__ = ["Helper"]
 
 
@@ -48,8 +50,12 @@ class Helper:
                 act, arguments = self._results.get_nowait()
             except queue.Empty:
                 return
+            try:
+                act(*arguments, now)
+            except StoreError:  # what was found is not lost because it cannot be written now
+                self._results.put((act, arguments))
+                raise
             self._open -= 1
-            act(*arguments, now)
 
     def refuse_more(self) -> None:
         """Take no new work: the end has begun."""

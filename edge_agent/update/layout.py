@@ -11,6 +11,7 @@ release again is free.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -107,7 +108,7 @@ def _unpack(directory: Path, ref: BlobRef, target: str, blob_path: BlobPath) -> 
 def _place(path: Path, ref: BlobRef, blob_path: BlobPath) -> None:
     if path.exists():
         return
-    _verified(ref, blob_path)
+    _require_intact(ref, blob_path(ref))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(blob_path(ref), path)
@@ -118,10 +119,22 @@ def _place(path: Path, ref: BlobRef, blob_path: BlobPath) -> None:
 def _verified(ref: BlobRef, blob_path: BlobPath) -> bytes:
     data = blob_path(ref).read_bytes()
     if not ref.matches(data):
-        # The disk's fault, not the release's: it was right when it was fetched, and will be when fetched again.
-        words = f"stored blob {ref.digest} is not what its digest says"
-        raise UpdateRejected.one(ReasonCode.CONTENT, words, blame=Blame.ENVIRONMENT)
+        raise _damaged(ref)
     return data
+
+
+def _require_intact(ref: BlobRef, path: Path) -> None:
+    """Check a file without holding it in memory: a model may be larger than all else the agent has."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno()).st_size == ref.size and hashlib.file_digest(file, "sha256").hexdigest()
+    if found != ref.digest.hex:
+        raise _damaged(ref)
+
+
+def _damaged(ref: BlobRef) -> UpdateRejected:
+    # The disk's fault, not the release's: it was right when it was fetched, and will be when fetched again.
+    words = f"stored blob {ref.digest} is not what its digest says"
+    return UpdateRejected.one(ReasonCode.CONTENT, words, blame=Blame.ENVIRONMENT)
 
 
 def _make_durable(directory: Path) -> None:

@@ -62,3 +62,23 @@ def _first_flight(db: Any) -> None:
     )
     db["request"].create({"id": int, "at": float, "kind": str, "slot": str, "answer": str}, pk="id")
     db["fact"].create({"key": str, "value": float}, pk="key")
+
+
+@MIGRATIONS(name="0002_pins_and_holds")
+def _pins_and_holds(db: Any) -> None:
+    for column, kind, default in [("reboots", int, 0), ("generation", int, 0), ("committed", float, 0.0)]:
+        db["deployment"].add_column(column, kind, not_null_default=default)
+    db["deployment"].add_column("lifted", int, not_null_default=0)
+    db.execute(
+        """update deployment set committed = coalesce(
+               (select max(at) from journal where deployment = deployment.id and after = 'committed'), 0)"""
+    )
+    db["quarantine"].add_column("generation", int, not_null_default=0)
+    db["request"].add_column("argument", str, not_null_default="")
+    db["pin"].create(
+        {"slot": str, "release": str, "channel": str, "digest": str, "at": float},
+        pk="slot",
+        not_null={"release", "channel", "digest", "at"},
+    )
+    db["hold"].create({"slot": str, "until": float, "at": float}, pk="slot", not_null={"until", "at"})
+    db["note"].create({"key": str, "value": str}, pk="key", not_null={"value"})

@@ -14,8 +14,17 @@ import msgspec
 
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.verification import Request, Verified
+from edge_agent.update.policy import Policy
 
 __all__ = ["Ports", "Runtime", "SlotSetup"]
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot, a fixed word where it gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
 
 
 class SlotSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +34,10 @@ class SlotSetup(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     columns: list[str]
     units: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
     tunables: dict[str, Any] = {}
     config_digest: str = ""
+    policy: Policy = Policy()
 
 
 class Runtime(Protocol):
@@ -55,7 +66,11 @@ class Runtime(Protocol):
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
-    """The updater's ways into the world. `verify` and `fetch` may block: each runs on a thread of its own."""
+    """The updater's ways into the world. `verify` and `fetch` may block; several slots fetch at the same time.
+
+    `blobs` is the directory in which `blob_path` lies, if blobs are to be collected. `boot_id` names the present life
+    of the machine: it changes with every reboot.
+    """
 
     verify: Callable[[Request], Verified]
     fetch: Callable[[BlobRef, threading.Event], Path]
@@ -63,3 +78,5 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Runtime
     wake: Callable[[], None]
     changed: Callable[[], None]
+    blobs: Path | None = None
+    boot_id: Callable[[], str] = boot_id

@@ -8,6 +8,7 @@ are checked by size and sha256 and not parsed: what is in one concerns one slot,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,8 +20,9 @@ from edge_agent.contract.digest import Digest, decode_json
 from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
 from edge_agent.contract.manifest import MANIFEST_BYTES_MAX, check_name
 from edge_agent.contract.messages import Envelope, ReleaseInfo, Rollout, release_path, rollout_path
-from edge_agent.contract.verification import Request, Verified
+from edge_agent.contract.verification import OPERATORS_MAX, Operator, Request, Verified
 from edge_agent.update.chain import (
+    SUBJECT_FIELD,
     Chain,
     below_floor,
     expired,
@@ -35,6 +37,7 @@ from edge_agent.update.chain import (
 __all__ = ["ROLLOUT_BYTES_MAX", "judge"]
 
 ROLLOUT_BYTES_MAX = 16 * 1024
+_ED25519 = re.compile("[0-9a-f]{64}")
 
 
 def judge(request: Request, envelope: Envelope, chain: Chain) -> Verified:
@@ -49,6 +52,7 @@ def judge(request: Request, envelope: Envelope, chain: Chain) -> Verified:
     reasons += _unsigned_choices(releases, rollouts)
     reasons += _unsigned_bytes(envelope, chain)
     manifests = _manifests(releases, rollouts, envelope, reasons)
+    operators = _operators(chain.targets, reasons)
     _raise(reasons)
     expiries = {role: signed.expires.timestamp() for role, signed in chain.roles().items()}
     return Verified(
@@ -58,6 +62,7 @@ def judge(request: Request, envelope: Envelope, chain: Chain) -> Verified:
         floors=floors,
         expires_at=min(expiries.values()),
         timestamp_expires_at=expiries["timestamp"],
+        operators=operators,
     )
 
 
@@ -80,8 +85,10 @@ def _releases(request: Request, role: Targets, reasons: list[Reason]) -> Iterato
             reasons.append(malformed(f"release: {error}", f"{where}.custom"))
             continue
         reasons += foreign(request, info.fleet, info.channel, f"release {info.name}", f"{where}.custom")
-        if path != release_path(info.pipeline, info.sequence) or info.sequence < 1:
+        if _misplaced(path, info):
             reasons.append(malformed(f"release {info.name} is signed under another path", where))
+        if fault := _bad_floor(info):
+            reasons.append(malformed(f"release {info.name}: {fault}", f"{where}.custom"))
         if target.hashes.get("sha256") != info.digest.hex:
             reasons.append(malformed(f"release {info.name} names another digest than its target", where))
         if not 0 < target.length <= MANIFEST_BYTES_MAX:
@@ -112,6 +119,35 @@ def _rollouts(request: Request, role: Targets, envelope: Envelope, reasons: list
         if not (math.isfinite(rollout.percent) and 0 <= rollout.percent <= 100):
             reasons.append(malformed(f"percent = {rollout.percent} is outside [0, 100]", f"{where}.percent"))
         yield rollout
+
+
+def _misplaced(path: str, info: ReleaseInfo) -> bool:
+    return path != release_path(info.pipeline, info.sequence) or info.sequence < 1
+
+
+def _bad_floor(info: ReleaseInfo) -> str:
+    """Return what is wrong with floor and generation. A floor above its own release would shut devices for them all."""
+    if not 0 <= info.security_floor <= info.sequence:
+        return f"security_floor = {info.security_floor} is outside [0, {info.sequence}], its own sequence"
+    return f"retry_generation = {info.retry_generation} is negative" if info.retry_generation < 0 else ""
+
+
+def _operators(role: Targets, reasons: list[Reason]) -> list[Operator]:
+    """Return whom targets lists as operators (T8)."""
+    where = f"targets.signed.{SUBJECT_FIELD}.operators"
+    try:
+        found = msgspec.convert(role.unrecognized_fields[SUBJECT_FIELD].get("operators", []), list[Operator])
+    except msgspec.ValidationError as error:
+        reasons.append(malformed(f"operators: {error}", where))
+        return []
+    if len(found) > OPERATORS_MAX:
+        reasons.append(malformed(f"{len(found)} operators are listed, {OPERATORS_MAX} are allowed", where))
+    reasons += [
+        malformed(f"operator {one.name[:80]!r} has no Ed25519 key", where)
+        for one in found
+        if not _ED25519.fullmatch(one.public)
+    ]
+    return found
 
 
 def _digest(_kind: type, value: Any) -> Digest:

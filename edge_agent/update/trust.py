@@ -8,6 +8,7 @@ for a failure. A child that crashes, hangs or babbles never means "accepted".
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
 import selectors
@@ -41,19 +42,21 @@ __all__ = ["Floor", "Reply", "Request", "Verified", "verify"]
 _STDERR_BYTES_KEPT = 2_000
 _NOW_MAX = 253_402_300_799.0  # the last second of the year 9999
 _ONE_AT_A_TIME = threading.Lock()  # 25 MiB each; a device follows few channels
+_LOCK_POLL_SECONDS = 0.05
 
 
-def verify(request: Request, timeout_seconds: float = 30.0) -> Verified:
+def verify(request: Request, timeout_seconds: float = 30.0, *, lock: Path | None = None) -> Verified:
     """Return what `request.envelope` proves, judged at `request.now`.
 
-    Raises `UpdateRejected` with every reason found, and `StoreError` when the verifier itself could not do its work
-    (no memory, no room for its files, damaged installation, time out). Blocks for up to `timeout_seconds`, plus the
-    time another verification of this process is under way.
+    `lock` is a file that all processes of the device share: whoever holds it has the one verifier (T4). Raises
+    `UpdateRejected` with every reason found, and `StoreError` when the verifier itself could not do its work (no
+    memory, no room for its files, damaged installation, time out, or another one at work all the time). Blocks for up
+    to `timeout_seconds` for each of the two, plus the time another verification of this process is under way.
     """
     if not (math.isfinite(request.now) and 0 <= request.now <= _NOW_MAX):
         raise ValueError(f"now = {request.now} is no time in seconds since 1970")
     open_envelope(request.envelope)  # what cannot even be read, or is too large, does not deserve a process
-    with _ONE_AT_A_TIME, _workspace() as directory:
+    with _ONE_AT_A_TIME, _held(lock, timeout_seconds), _workspace() as directory:
         output = _run(encode_msgpack(request), directory, timeout_seconds)
     try:
         reply = decode_msgpack(output, Reply)
@@ -66,6 +69,35 @@ def verify(request: Request, timeout_seconds: float = 30.0) -> Verified:
     if reply.verified is None:
         raise StoreError("the trust verifier gave no verdict: nothing was accepted")
     return reply.verified
+
+
+@contextlib.contextmanager
+def _held(lock: Path | None, timeout_seconds: float) -> Iterator[None]:
+    """Keep other processes' verifiers out. The kernel lets go of the lock if this process dies."""
+    if lock is None:
+        yield
+        return
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"the verifier's lock {lock} cannot be opened: {error}") from error
+    try:
+        while not _taken(descriptor):
+            if time.monotonic() > deadline:
+                raise StoreError(f"another process has verified for {timeout_seconds:g} s ({lock}): tried again later")
+            time.sleep(_LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

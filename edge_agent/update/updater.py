@@ -1,34 +1,33 @@
 """Decides, from what is signed, which release each slot heads for, and hands the way there to the deployer.
 
-It has envelopes verified, remembers what was accepted and refused, evaluates `desired` anew at every start and change,
+It has envelopes taken in (`intake`), evaluates `desired` anew at every start and change,
 and answers operators. Nothing here touches frames or downloads.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from edge_agent.contract.compatibility import Profile
-from edge_agent.contract.digest import Digest, decode_json, encode_json
-from edge_agent.contract.errors import Blame, Reason, ReasonCode, UpdateRejected
-from edge_agent.contract.messages import ReleaseInfo, Rollout
-from edge_agent.contract.verification import Floor, Request, Verified
+from edge_agent.contract.digest import Digest
+from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError
+from edge_agent.contract.messages import ReleaseInfo
+from edge_agent.update.collection import Retention
 from edge_agent.update.deployer import Deployer, Ports, SlotSetup
-from edge_agent.update.deployment import ENDED, Deployment, Event, EventKind, State
+from edge_agent.update.deployment import Deployment, Event, EventKind, State
 from edge_agent.update.desired import Wanted, desired
 from edge_agent.update.helper import Helper
-from edge_agent.update.store import Refusal, Store, Trust
+from edge_agent.update.intake import Intake
+from edge_agent.update.orders import ORDERS, carry_out
+from edge_agent.update.store import EVERY_SLOT, STUCK, Known, Pin, Store, Wish
 
 __all__ = ["Updater"]
 
 log = logging.getLogger(__name__)
-RETRY_SECONDS = 60.0
-# A clock that was wrong, or a verifier that had no room: the same envelope may pass later.
-_MAY_PASS_LATER = frozenset({ReasonCode.EXPIRED, ReasonCode.ENVIRONMENT})
 
 
 class Updater:
@@ -45,11 +44,10 @@ class Updater:
         releases: Path,
         profile: Profile,
         ports: Ports,
+        retention: Retention | None = None,
     ) -> None:
         self._device, self._fleet, self._slots, self._roots = device, fleet, slots, roots
         self._store, self._ports = store, ports
-        self._verifying: dict[str, bytes] = {}
-        self._again: dict[str, tuple[float, bytes]] = {}
         self._deployer = Deployer(
             slots=slots,
             store=store,
@@ -58,8 +56,19 @@ class Updater:
             ports=ports,
             fresh=self._fresh,
             ended=self._ended,
+            retention=retention,
         )
         self._verifier = Helper("verify", ports.wake)  # of its own: an abort must not wait for a download
+        self._intake = Intake(
+            fleet=fleet,
+            root=lambda channel: self._roots[channel],
+            store=store,
+            verify=ports.verify,
+            helper=self._verifier,
+            accepted=self._evaluate,
+            changed=ports.changed,
+        )
+        self.announced, self.refuse = self._intake.announced, self._intake.refuse
         self.happen = self._deployer.happen
         self.stopped_serving = self._deployer.stopped_serving
 
@@ -67,7 +76,10 @@ class Updater:
         """Take up work where the store says it was, then look at what is wanted now."""
         self._deployer.start(now)
         for channel in {setup.channel for setup in self._slots.values()}:
-            self._evaluate(channel, now)
+            try:
+                self._evaluate(channel, now)
+            except StoreError as error:  # evaluated again when the envelope comes by; what is committed runs
+                log.error("not evaluated at start channel=%s reason=%s", channel, error)
 
     def stop(self, now: float) -> None:
         """Stop cleanly."""
@@ -76,98 +88,51 @@ class Updater:
 
     def tick(self, now: float) -> float:
         """Do what is due; return when to be called again at the latest (seconds UTC)."""
-        for channel, (due, envelope) in list(self._again.items()):
-            if due <= now:
-                del self._again[channel]
-                self.announced(channel, envelope, now)
         self._verifier.collect(now)
+        due = self._intake.tick(now)
         self._take_requests(now)
-        return min([self._deployer.tick(now), *(due for due, _ in self._again.values())])
-
-    # --- trust ---------------------------------------------------------------------------------------------------
-
-    def announced(self, channel: str, envelope: bytes, now: float) -> None:
-        """An envelope arrived on a channel's topic: verify it, unless it is the one already accepted."""
-        trust = self._store.trust(channel)
-        if trust is not None and trust.envelope == envelope:
-            self._evaluate(channel, now)
-            return
-        self._again.pop(channel, None)
-        if self._verifying.get(channel) == envelope:
-            return
-        self._verifying[channel] = envelope
-        floor_clock = self._store.fact("clock")
-        request = Request(
-            fleet=self._fleet,
-            channel=channel,
-            now=max(now, floor_clock),
-            root=self._roots[channel],
-            envelope=envelope,
-            accepted=trust.envelope if trust is not None else None,
-            floors=[Floor(role=role, keyset=keyset, version=v) for role, keyset, v in self._store.floors(channel)],
-        )
-        self._verifier.submit(self._verified, (channel, request), self._ports.verify, request)
-
-    def _verified(self, channel: str, request: Request, result: Verified | Exception, now: float) -> None:
-        envelope = request.envelope
-        if self._verifying.get(channel) == envelope:
-            del self._verifying[channel]
-        trust = self._store.trust(channel)
-        if trust is not None and trust.envelope != request.accepted:
-            # Another envelope was accepted meanwhile, and this one was not compared with it: it may be older (T5).
-            self.announced(channel, envelope, now)
-            return
-        if isinstance(result, Exception):
-            self.refuse(channel, envelope, result, now)
-            return
-        with self._store.transaction():
-            self._store.save_trust(
-                Trust(
-                    channel=channel,
-                    envelope=envelope,
-                    verified=encode_json({"releases": result.releases, "rollouts": result.rollouts}),
-                    accepted=now,
-                    expires=result.expires_at,
-                ),
-                {Digest(digest): data for digest, data in result.manifests.items()},
-            )
-            self._store.raise_floors(channel, [(one.role, one.keyset, one.version) for one in result.floors])
-            self._store.raise_fact("clock", now)
-        log.info("trust accepted channel=%s bytes=%d", channel, len(envelope))
-        self._evaluate(channel, now)
-        self._ports.changed()
-
-    def refuse(self, channel: str, envelope: bytes, error: Exception, now: float) -> None:
-        """Remember and report why an envelope was refused; what runs goes on."""
-        if isinstance(error, UpdateRejected):
-            reasons = error.reasons
-        else:
-            reasons = (Reason(code=ReasonCode.ENVIRONMENT, message=str(error), blame=Blame.ENVIRONMENT),)
-        if {reason.code for reason in reasons} & _MAY_PASS_LATER:
-            self._again[channel] = (now + RETRY_SECONDS, envelope)
-        log.warning("trust refused channel=%s reasons=%s", channel, "; ".join(map(str, reasons)))
-        with self._store.transaction():
-            self._store.save_refusal(Refusal(channel=channel, at=now, digest=Digest.of(envelope), reasons=reasons))
-        self._ports.changed()
+        return min(self._deployer.tick(now), due)
 
     # --- what a slot should run ----------------------------------------------------------------------------------
 
     def _evaluate(self, channel: str, now: float) -> None:
         trust = self._store.trust(channel)
-        if trust is None or not self._fresh(channel, now):
-            return
-        known = decode_json(trust.verified, _Known)
+        known = trust.known if trust is not None and self._fresh(channel, now) else None
+        if known is not None:
+            self._raise_security_floors(known)
         for setup in self._slots.values():
-            if setup.channel == channel:
-                wanted = desired(
-                    setup.name,
-                    known.releases,
-                    known.rollouts,
-                    device=self._device,
-                    memberships=self._store.memberships(setup.name),
-                    quarantined={one.digest for one in self._deployer.quarantined(setup.name)},
-                )
-                self._head_for(setup, wanted, now)
+            pin = self._store.pin(setup.name)
+            if setup.channel != channel or (known is None and pin is None):
+                continue
+            releases, rollouts = (known.releases, known.rollouts) if known is not None else ([], [])
+            wanted = desired(
+                setup.name,
+                releases,
+                rollouts,
+                device=self._device,
+                memberships=self._store.memberships(setup.name),
+                quarantined=self._condemned(setup.name, releases),
+                pin=pin,
+            )
+            self._head_for(setup, wanted, now)
+
+    def _condemned(self, slot: str, releases: Sequence[ReleaseInfo]) -> set[Digest]:
+        """Return the manifests condemned here, without those that `release` lets be tried again everywhere (U6)."""
+        generations: dict[Digest, int] = {}
+        for info in releases:
+            generations[info.digest] = max(info.retry_generation, generations.get(info.digest, 0))
+        found = self._deployer.quarantined(slot)
+        return {one.digest for one in found if one.generation >= generations.get(one.digest, 0)}
+
+    def _raise_security_floors(self, known: Known) -> None:
+        higher = [
+            info
+            for info in known.releases
+            if info.security_floor > self._store.security_floors(info.pipeline).get(info.channel, 0)
+        ]
+        if higher:
+            with self._store.transaction():
+                self._store.raise_security_floors(higher)
 
     def _fresh(self, channel: str, now: float) -> bool:
         """Tell whether the accepted metadata has not expired; expiry blocks changes, nothing else (T6)."""
@@ -178,34 +143,33 @@ class Updater:
         under_way = self._store.under_way(setup.name)
         active = self._store.active(setup.name)
         info = wanted.release
-        if wanted.member:
+        if wanted.member and wanted.rollout_id not in self._store.memberships(setup.name):
             with self._store.transaction():
                 self._store.join(setup.name, wanted.rollout_id)
+        self._note_stuck(setup.name, wanted.stuck)
         if under_way is not None and (info is None or info.digest != under_way.digest):
-            reason = Reason(
-                code=ReasonCode.WITHDRAWN,
-                message="the channel wants another release here",
-                blame=Blame.ENVIRONMENT,
-            )
-            self.happen(under_way.id, Event(kind=EventKind.WITHDRAWN, reasons=(reason,)), now)
+            self.happen(under_way.id, _given_up(wanted), now)
             under_way = None
         if wanted.refused is not None and not self._ended_as(setup, wanted.refused):
-            self._begin(setup, wanted.refused, now)  # admission says why not, and the fleet hears of it
+            self._deployer.begin(setup.name, wanted.refused, now)  # admission says why not, and the fleet hears of it
         if info is None:
             return
         if under_way is not None or (active is not None and active.digest == info.digest):
             self._adopt(under_way or active, info.name, info.channel, now)
             return
-        if not any(self._deployer.stands(one) for one in self._ended_as(setup, info)):
-            self._begin(setup, info, now)
+        if not any(self._deployer.stands(one, info.retry_generation) for one in self._ended_as(setup, info)):
+            self._deployer.begin(setup.name, info, now)
 
-    def _begin(self, setup: SlotSetup, info: ReleaseInfo, now: float) -> None:
-        self._deployer.begin(setup.name, info.channel, info.name, info.digest, now)
+    def _note_stuck(self, slot: str, stuck: bool) -> None:
+        key, word = f"{STUCK}{slot}", "stuck" if stuck else ""
+        if self._store.note(key) != word:
+            with self._store.transaction():
+                self._store.write_note(key, word)
+            self._ports.changed()
 
-    def _ended_as(self, setup: SlotSetup, info: ReleaseInfo) -> list[Deployment]:
+    def _ended_as(self, setup: SlotSetup, info: ReleaseInfo | Pin) -> list[Deployment]:
         """Return how the release ended here under this very name."""
-        ended = [one for one in self._store.deployments(setup.name) if one.state in ENDED]
-        return [one for one in ended if (one.release, one.digest) == (info.name, info.digest)]
+        return self._store.ended(setup.name, info.name, info.digest)
 
     def _ended(self, deployment: Deployment, now: float) -> None:
         """A release failed here: perhaps another one is wanted now."""
@@ -224,22 +188,49 @@ class Updater:
     # --- operators -----------------------------------------------------------------------------------------------
 
     def _take_requests(self, now: float) -> None:
-        """Answer what operators asked of the running agent (`edge-agent release rollback`)."""
-        for number, kind, slot in self._store.requests():
-            answer = self._rollback(number, slot, now) if kind == "rollback" else f"unknown request {kind!r}"
+        """Answer what operators asked of the running agent (`edge-agent release rollback`, `hold`, …)."""
+        for wish in self._store.requests():
+            answer = self._carry_out(wish, now)
             if answer is not None:
                 with self._store.transaction():
-                    self._store.answer(number, answer)
+                    self._store.answer(wish.number, answer)
+
+    def _carry_out(self, wish: Wish, now: float) -> str | None:
+        """Return the answer, or None when it is done and answered."""
+        if wish.kind == "gc":
+            waste = self._deployer.collector.collect(everything=wish.argument == "all")
+            return f"removed {len(waste.releases)} releases and {len(waste.blobs)} blobs of {waste.blob_bytes} bytes"
+        if wish.slot not in self._slots and not (wish.kind == "hold" and wish.slot == EVERY_SLOT):
+            return f"refused: no slot {wish.slot!r} in the configuration"
+        if wish.kind == "rollback":
+            return self._rollback(wish.number, wish.slot, now)
+        if wish.kind not in ORDERS:
+            return f"unknown request {wish.kind!r}"
+        with self._store.transaction():  # answered with it: after a power cut it must not be carried out twice
+            words = carry_out(self._store, wish.kind, wish.slot, wish.argument, now)
+            self._store.answer(wish.number, words)
+        self._wishes_changed(wish.slot, now)
+        return None
+
+    def _wishes_changed(self, slot: str, now: float) -> None:
+        """Look anew at what is wanted and permitted."""
+        for setup in self._slots.values():
+            if slot in (setup.name, EVERY_SLOT):
+                self._deployer.effects.look_again(setup.name, now)
+                self._evaluate(setup.channel, now)
+        self._ports.changed()
 
     def _rollback(self, number: int, slot: str, now: float) -> str | None:
         """Return why not, or None when it is done and answered."""
-        if slot not in self._slots:
-            return f"refused: no slot {slot!r} in the configuration"
         target = self._store.under_way(slot) or self._store.active(slot)
         if target is None:
             return f"refused: nothing runs on {slot}"
-        back = self._store.active(slot) if target.state is not State.COMMITTED else self._store.previous(slot, target)
-        if target.state is State.COMMITTED and back is None:
+        pin = self._store.pin(slot)
+        if pin is not None and pin.digest == target.digest:
+            return f"refused: {slot} is pinned to {pin.release}: `edge-agent release unpin` first"
+        committed = target.state is State.COMMITTED
+        back = self._deployer.previous(slot, target) if committed else self._store.active(slot)
+        if committed and back is None:
             return f"refused: {target.release} has no earlier committed release on this device"
         words = f"{target.release} rolled back; {back.release if back is not None else 'nothing'} runs"
         reason = Reason(code=ReasonCode.OPERATOR, message="rolled back on the device", blame=Blame.OPERATOR)
@@ -249,8 +240,14 @@ class Updater:
         return None
 
 
-class _Known(msgspec.Struct):
-    """The verified part of a trust row."""
-
-    releases: list[ReleaseInfo]
-    rollouts: list[Rollout]
+def _given_up(wanted: Wanted) -> Event:
+    """Say why a release under way is no longer wanted."""
+    if isinstance(wanted.release, Pin):
+        kind, code, words = EventKind.WITHDRAWN, ReasonCode.PINNED, f"the slot is pinned to {wanted.release.name}"
+    elif wanted.aborted:
+        kind, code, words = EventKind.ABORTED, ReasonCode.WITHDRAWN, "its rollout was aborted"
+    elif wanted.release is not None:
+        kind, code, words = EventKind.NEWER, ReasonCode.WITHDRAWN, f"the channel wants {wanted.release.name} here"
+    else:
+        kind, code, words = EventKind.WITHDRAWN, ReasonCode.WITHDRAWN, "the channel wants nothing here"
+    return Event(kind=kind, reasons=(Reason(code=code, message=words, blame=Blame.ENVIRONMENT),))

@@ -15,37 +15,28 @@ import re
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]
 from tuf.api.serialization import DeserializationError
-from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig  # type: ignore[attr-defined]
 
 from edge_agent.contract.digest import decode_msgpack, encode_msgpack
 from edge_agent.contract.errors import FieldcastError, ReasonCode, StoreError, UpdateRejected
-from edge_agent.contract.messages import ENVELOPE_BYTES_MAX, Envelope
+from edge_agent.contract.messages import Envelope
 from edge_agent.contract.verification import REQUEST_BYTES_MAX, Reply, Request, Verified, open_envelope
-from edge_agent.update.chain import DELEGATED, Chain, refusal
+from edge_agent.update.chain import DELEGATED, Chain, reason, refusal
+from edge_agent.update.clock import clock_doubt
 from edge_agent.update.signed import judge
+from edge_agent.update.walk import Files, Walk
 
 __all__ = ["answer", "main"]
 
-_BASE = "envelope:/"
 _CPU_SECONDS = 60
 _MEMORY_BYTES = 1 << 30
 _NAME = re.compile(r"(?:([1-9][0-9]{0,9})\.(root|snapshot|targets|release|rollout)|(timestamp))\.json")
-_LIMITS = UpdaterConfig(
-    max_root_rotations=256,
-    max_delegations=4,
-    root_max_length=ENVELOPE_BYTES_MAX,
-    timestamp_max_length=16 * 1024,
-    snapshot_max_length=64 * 1024,
-    targets_max_length=ENVELOPE_BYTES_MAX,
-)
 
 
 def main() -> int:
@@ -156,34 +147,16 @@ def _seed(directory: Path, accepted: Envelope) -> None:
 # --- TUF's client over the envelope's files --------------------------------------------------------------------------
 
 
-class _Files(FetcherInterface):
-    """Serves the envelope's metadata to TUF's client."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self._files = files
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        # Look up before returning an iterator: a generator would leak raw errors. A missing file must be a 404, which
-        # is also how TUF's client learns that the chain of roots ends.
-        name = url.removeprefix(_BASE)
-        data = self._files.get(name)
-        if data is None:
-            raise exceptions.DownloadHTTPError(f"the envelope lacks {name}", 404)
-        return iter([data])
-
-
 def _follow(request: Request, envelope: Envelope, directory: Path, *, delegated: bool) -> Chain:
     """Let TUF's client follow the chain from the enrolled root; return the roles it verified at `request.now`."""
-    now = datetime.fromtimestamp(request.now, UTC)
-    client = Updater(str(directory), _BASE, fetcher=_Files(envelope.metadata), config=_LIMITS, bootstrap=request.root)
-    trusted = _set_clock(client, now)
+    walk = Walk(directory, Files(envelope.metadata), bootstrap=request.root, now=request.now)
     try:
-        client.refresh()
-        if delegated:
-            for role in DELEGATED:
-                client.get_targetinfo(f"{role}/-")  # loads the role; no target has this name
+        walk.refresh()
+        for role in DELEGATED if delegated else ():
+            walk.load(role)
     except (exceptions.RepositoryError, exceptions.DownloadError) as error:
         _refuse(error, envelope, request)
+    trusted = walk.trusted
     roles = {role: trusted[role] for role in DELEGATED if role in trusted} if delegated else {}
     return Chain(
         root=trusted.root,
@@ -192,18 +165,6 @@ def _follow(request: Request, envelope: Envelope, directory: Path, *, delegated:
         targets=trusted.targets,
         delegated=roles,
     )
-
-
-def _set_clock(client: Updater, now: datetime) -> Any:
-    """Set the time by which TUF judges expiry. The hook is private, so its absence must not pass unnoticed."""
-    trusted: Any = getattr(client, "_trusted_set", None)
-    if not isinstance(getattr(trusted, "reference_time", None), datetime):
-        raise StoreError(
-            "this version of the 'tuf' package has no clock hook (Updater._trusted_set.reference_time), so expiry "
-            "cannot be judged: install the version that fieldcast asks for"
-        )
-    trusted.reference_time = now
-    return trusted
 
 
 def _check_not_older(chain: Chain, after: Chain) -> None:
@@ -232,7 +193,7 @@ def _refuse(error: Exception, envelope: Envelope, request: Request) -> NoReturn:
     detail = str(error)[:300]
     match error:
         case exceptions.ExpiredMetadataError():
-            raise refusal(ReasonCode.EXPIRED, _expired(role, envelope, request), role) from None
+            raise _expired(role, envelope, request) from None
         case exceptions.BadVersionNumberError():
             code, words = ReasonCode.OLDER, "older than what was accepted before, or not of the version it claims"
         case exceptions.UnsignedMetadataError():
@@ -253,16 +214,10 @@ def _role_in(text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _expired(role: str, envelope: Envelope, request: Request) -> str:
-    """Say since when, and who can help. Only called for a file whose signature was found good."""
-    names = [name for name in envelope.metadata if name == f"{role}.json" or name.endswith(f".{role}.json")]
-    since = ""
-    if names:
-        newest = max(names, key=lambda name: int(name.partition(".")[0]) if name[0].isdigit() else 0)
-        try:
-            since = f" on {Metadata.from_bytes(envelope.metadata[newest]).signed.expires:%Y-%m-%d %H:%M} UTC"
-        except DeserializationError:
-            since = ""
+def _expired(role: str, envelope: Envelope, request: Request) -> UpdateRejected:
+    """Say since when, who can help, and whether the clock is to be doubted. The file's signature was found good."""
+    expires = _expiry(role, envelope)
+    since = f" on {expires:%Y-%m-%d %H:%M} UTC" if expires is not None else ""
     remedy = {
         Timestamp.type: "run `publisher refresh`",
         Snapshot.type: "run `publisher refresh`",
@@ -271,7 +226,22 @@ def _expired(role: str, envelope: Envelope, request: Request) -> str:
         "rollout": "push a release, which signs the list anew",
     }.get(role, "the holders of the root key must sign it anew")
     clock = datetime.fromtimestamp(request.now, UTC)
-    return f"{role or 'metadata'} of channel {request.channel!r} expired{since} (now {clock:%Y-%m-%d %H:%M}): {remedy}"
+    words = f"{role or 'metadata'} of channel {request.channel!r} expired{since} (now {clock:%Y-%m-%d %H:%M}): {remedy}"
+    doubt = clock_doubt(request.now, 0.0, expires.timestamp() if expires is not None else None)
+    doubts = [reason(ReasonCode.CLOCK, f"the clock of this device is {doubt}", role)] if doubt else []
+    return UpdateRejected([reason(ReasonCode.EXPIRED, words, role), *doubts])
+
+
+def _expiry(role: str, envelope: Envelope) -> datetime | None:
+    names = [name for name in envelope.metadata if name == f"{role}.json" or name.endswith(f".{role}.json")]
+    if not names:
+        return None
+    newest = max(names, key=lambda name: int(name.partition(".")[0]) if name[0].isdigit() else 0)
+    try:
+        expires: datetime = Metadata.from_bytes(envelope.metadata[newest]).signed.expires
+    except DeserializationError:
+        return None
+    return expires
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edge_agent.contract.compatibility import Profile
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
@@ -36,9 +38,11 @@ def reasons(
     *,
     columns: tuple[str, ...] = ("x", "y"),
     units: dict[str, str] | None = None,
+    dtypes: dict[str, str] | None = None,
     tunables: tuple[str, ...] = (),
 ) -> list[Reason]:
-    return admit(one, PROFILE, slot=one.pipeline, columns=columns, units=units or {}, tunables=tunables)
+    slot = one.pipeline
+    return admit(one, PROFILE, slot=slot, columns=columns, units=units or {}, dtypes=dtypes or {}, tunables=tunables)
 
 
 def test_what_fits_gives_no_reason() -> None:
@@ -60,6 +64,34 @@ def test_a_unit_that_differs_is_refused_and_one_not_told_is_trusted() -> None:
     assert found.code is ReasonCode.UNITS
     assert "column x is wanted in g, this device delivers m/s2" in found.message
     assert reasons(manifest(), units={}) == []
+
+
+@pytest.mark.parametrize(
+    ("delivered", "wanted", "fits"),
+    [
+        ({}, {}, True),
+        ({"x": "string"}, {"x": "string"}, True),
+        ({"x": "string", "y": "vector"}, {"x": "json", "y": "json"}, True),
+        ({"x": "int64"}, {}, True),
+        ({}, {"x": "string"}, False),
+        ({"x": "string"}, {}, False),
+        ({"x": "json"}, {"x": "string"}, False),
+        ({}, {"x": "int64"}, False),
+    ],
+)
+def test_a_dtype_that_the_device_does_not_deliver_is_refused(
+    delivered: dict[str, str], wanted: dict[str, str], fits: bool
+) -> None:
+    found = reasons(manifest(input=InputSpec(columns=["x", "y"], dtypes=wanted)), dtypes=delivered)
+    assert [one.code for one in found] == ([] if fits else [ReasonCode.COLUMNS])
+
+
+def test_what_to_write_for_another_dtype_is_told() -> None:
+    (found,) = reasons(manifest(input=InputSpec(columns=["x"], dtypes={"x": "string"})))
+    assert "column x is wanted as string (a text), this device delivers float64" in found.message
+    assert 'dtype = "string" for it under [slot.activity.input.columns]' in found.message
+    (found,) = reasons(manifest(input=InputSpec(columns=["q"], dtypes={"q": "string"})))
+    assert "needs the columns q" in found.message  # and is not refused for its dtype as well
 
 
 def test_tunables_that_the_release_does_not_have_are_refused() -> None:
@@ -95,5 +127,5 @@ def test_space_counts_each_missing_blob_twice_and_once_only() -> None:
 
 
 def test_a_manifest_of_another_pipeline_is_refused_on_this_slot() -> None:
-    found = admit(manifest(), PROFILE, slot="other", columns=["a"], units={}, tunables=[])
+    found = admit(manifest(), PROFILE, slot="other", columns=["a"], units={}, dtypes={}, tunables=[])
     assert [reason.code for reason in found if "other" in reason.message] == [ReasonCode.MALFORMED]

@@ -144,7 +144,7 @@ def test_a_manifest_found_unreadable_after_admission_is_rejected(bench: Bench, m
     def refuse(*_: object, **__: object) -> None:
         raise UpdateRejected.one(ReasonCode.FORMAT, "this older program cannot read it")
 
-    monkeypatch.setattr("edge_agent.update.deployer.space", refuse)
+    monkeypatch.setattr("edge_agent.update.effects.space", refuse)
     bench.announce(bench.release("one"))
     assert bench.newest.state is State.REJECTED
 
@@ -224,7 +224,7 @@ def test_a_blob_that_rots_between_fetch_and_layout_is_fetched_again(bench: Bench
             rotten.clear()
         return path
 
-    bench.updater._deployer._ports = _replace(bench.updater._deployer._ports, blob_path=blob_path)
+    bench.updater._deployer.effects._ports = _replace(bench.updater._deployer.effects._ports, blob_path=blob_path)
     bench.announce(one)
     for _ in range(2):
         if bench.newest.state is State.DEFERRED:
@@ -253,7 +253,7 @@ def test_a_disk_that_refuses_while_laying_out_defers(bench: Bench, monkeypatch: 
         raise StoreError("the disk refuses")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edge_agent.update.deployer.lay_out", refuse)
+        patch.setattr("edge_agent.update.effects.lay_out", refuse)
         bench.announce(bench.release("one"))
         assert bench.newest.state is State.DEFERRED
         assert bench.newest.attempts == 0
@@ -268,7 +268,7 @@ def test_a_mistake_of_ours_in_the_helper_thread_is_told_and_tried_again(
         raise ValueError("embedded null byte")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edge_agent.update.deployer.lay_out", stumble)
+        patch.setattr("edge_agent.update.effects.lay_out", stumble)
         bench.announce(bench.release("one"))
         assert bench.newest.state is State.DEFERRED
         assert "embedded null byte" in bench.newest.reasons[0].message
@@ -378,11 +378,14 @@ def test_the_only_release_is_tried_again_for_ever(bench: Bench) -> None:
     assert bench.journal() == journal
 
 
-def test_a_reverted_release_without_a_previous_one_leaves_the_slot_empty(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", [EventKind.FAILED, EventKind.OPERATOR])
+def test_a_committed_release_with_nothing_before_it_is_never_given_up(bench: Bench, kind: EventKind) -> None:
     bench.commit(bench.release("one"))
-    bench.say(EventKind.FAILED, fault())
-    assert bench.runs == ""
-    assert bench.runtime.orders[-1] == ("abandon", "activity@1")
+    journal = bench.journal()
+    bench.say(kind, fault())
+    assert bench.runs == "activity@1"
+    assert bench.runtime.orders[-1] == ("keep", "activity@1")
+    assert bench.journal() == journal
 
 
 # --- files of a committed release that are gone ----------------------------------------------------------------------

@@ -14,6 +14,8 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.update.deployment import (
     ATTEMPTS_MAX,
     ENDED,
+    IGNORED,
+    REBOOTS_MAX,
     RESTART,
     RETRY_SECONDS_MAX,
     TRANSITIONS,
@@ -58,14 +60,23 @@ def test_no_state_and_event_has_two_rows() -> None:
 
 def test_every_state_says_what_it_means_at_start() -> None:
     assert set(RESTART) == set(State)
-    for state, (event, effects) in RESTART.items():
-        if event is not None:
-            assert (state, event) in TABLE
-            assert effects == ()
+    for state, found in RESTART.items():
+        for event in (found.killed, found.rebooted):
+            if event is not None:
+                assert (state, event) in TABLE
+                assert found.effects == ()
         if state in UNDER_WAY:
-            assert event is not None or effects, f"{state} found at start would stay for ever"
+            assert found.killed is not None or found.effects, f"{state} found at start would stay for ever"
+            assert (found.killed is None) == (found.rebooted is None)
         else:
-            assert (event, effects) == (None, ())
+            assert (found.killed, found.rebooted, found.effects) == (None, None, ())
+
+
+def test_every_state_and_event_stands_in_exactly_one_table() -> None:
+    ignored = [(state, event) for state, events in IGNORED.items() for event in events]
+    assert len(set(ignored)) == len(ignored)
+    assert not TABLE.keys() & set(ignored)
+    assert TABLE.keys() | set(ignored) == set(itertools.product(State, EventKind))
 
 
 def test_states_fall_into_under_way_committed_and_ended() -> None:
@@ -74,10 +85,10 @@ def test_states_fall_into_under_way_committed_and_ended() -> None:
 
 
 @pytest.mark.parametrize("state", sorted(UNDER_WAY, key=lambda one: one.value))
-@pytest.mark.parametrize("event", [EventKind.WITHDRAWN, EventKind.OPERATOR])
+@pytest.mark.parametrize("event", [EventKind.NEWER, EventKind.ABORTED, EventKind.WITHDRAWN, EventKind.OPERATOR])
 def test_people_can_end_whatever_is_under_way(state: State, event: EventKind) -> None:
     row = TABLE[state, event]
-    assert row.next is (State.SUPERSEDED if event is EventKind.WITHDRAWN else State.ROLLED_BACK)
+    assert row.next is (State.ROLLED_BACK if event is EventKind.OPERATOR else State.SUPERSEDED)
     assert (Effect.ABANDON in row.effects) == (state in HAS_WORKER)
     assert Effect.COLLECT in row.effects
 
@@ -90,12 +101,15 @@ def test_whatever_can_befall_a_candidate_has_a_row(state: State, event: EventKin
     assert (state, event) in TABLE
 
 
-def test_ended_states_have_no_way_out() -> None:
-    assert not [row for row in TRANSITIONS if row.state in ENDED]
+def test_the_only_way_out_of_an_end_is_back_to_what_was_committed() -> None:
+    assert [(row.state, row.event) for row in TRANSITIONS if row.state in ENDED] == [
+        (State.SUPERSEDED, EventKind.RESTORED)
+    ]
 
 
 def test_only_what_was_live_is_committed() -> None:
-    assert [row.state for row in TRANSITIONS if row.next is State.COMMITTED] == [State.LIVE]
+    ways = [(row.state, row.event) for row in TRANSITIONS if row.next is State.COMMITTED]
+    assert ways == [(State.LIVE, EventKind.HEALTHY), (State.SUPERSEDED, EventKind.RESTORED)]
     assert [row.next for row in TRANSITIONS if Write.MAKE_ACTIVE in row.writes] == [State.COMMITTED]
 
 
@@ -180,6 +194,46 @@ def test_the_third_crash_rolls_back_and_says_so(state: State) -> None:
     assert "3 times" in last.deployment.reasons[0].message
 
 
+@pytest.mark.parametrize("state", HAS_WORKER)
+def test_a_reboot_refunds_the_attempt_and_draws_on_a_budget_of_its_own(state: State) -> None:
+    waits = []
+    for reboots in range(REBOOTS_MAX - 1):
+        before = deployment(state, attempts=ATTEMPTS_MAX, reboots=reboots)
+        found = step(before, Event(kind=EventKind.REBOOTED), NOW)
+        assert found is not None
+        assert (found.deployment.state, found.deployment.reboots) == (State.STAGED, reboots + 1)
+        assert found.deployment.attempts == ATTEMPTS_MAX - 1
+        waits.append(found.deployment.due - NOW)
+    assert waits == sorted(waits)
+    last = step(deployment(state, attempts=1, reboots=REBOOTS_MAX - 1), Event(kind=EventKind.REBOOTED), NOW)
+    assert last is not None
+    assert last.deployment.state is State.ROLLED_BACK
+    assert last.deployment.reasons[0].code is ReasonCode.ATTEMPTS
+    assert Write.QUARANTINE not in last.writes
+
+
+@pytest.mark.parametrize("kind", [EventKind.CRASHED, EventKind.REBOOTED])
+def test_after_an_unclean_end_it_waits_for_the_committed_release_to_settle(kind: EventKind) -> None:
+    found = step(deployment(State.LIVE, attempts=1), Event(kind=kind, until=NOW + 100.0), NOW)
+    assert found is not None
+    assert found.deployment.due == NOW + 100.0
+
+
+@pytest.mark.parametrize(
+    ("until", "seconds"), [(0.0, 1.0), (NOW + 7.0, 7.0), (NOW + 1e9, RETRY_SECONDS_MAX), (NOW - 5.0, 1.0)]
+)
+def test_a_hold_ends_when_it_says_and_counts_as_no_postponement(until: float, seconds: float) -> None:
+    found = step(deployment(State.STAGED), Event(kind=EventKind.HELD, until=until), NOW)
+    assert found is not None
+    assert (found.deployment.state, found.deployment.due) == (State.DEFERRED, NOW + seconds)
+    assert (found.deployment.postponements, found.deployment.attempts) == (0, 0)
+
+
+@pytest.mark.parametrize("state", HAS_WORKER)
+def test_no_hold_stops_a_probation_that_has_begun(state: State) -> None:
+    assert step(deployment(state), Event(kind=EventKind.HELD, until=NOW + 9.0), NOW) is None
+
+
 @pytest.mark.parametrize(("postponed", "seconds"), [(0, 5.0), (1, 10.0), (4, 80.0), (9, 2560.0), (10, 3600.0)])
 def test_postponements_double(postponed: int, seconds: float) -> None:
     found = step(deployment(State.FETCHING, postponements=postponed), Event(kind=EventKind.POSTPONED), NOW)
@@ -230,8 +284,9 @@ def test_invariants_hold_through_any_history(events: list[Event]) -> None:
             continue
         before, current = current, found.deployment
         counted += Write.COUNT_ATTEMPT in found.writes
-        refunded += Write.REFUND_ATTEMPT in found.writes
-        assert before.state not in ENDED
+        refunded += Write.REFUND_ATTEMPT in found.writes or Write.COUNT_REBOOT in found.writes
+        assert before.state not in ENDED or event.kind is EventKind.RESTORED
+        assert current.reboots < REBOOTS_MAX
         assert (current.id, current.slot, current.digest, current.release) == (1, "s", before.digest, "s@1")
         assert 0 <= current.attempts <= ATTEMPTS_MAX
         assert current.attempts == counted - refunded

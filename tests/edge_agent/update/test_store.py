@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError
 from edge_agent.update.deployment import Deployment, State
-from edge_agent.update.store import Quarantined, Refusal, Store, Trust
+from edge_agent.update.store import Quarantined, Refusal, Store, Trust, Wish
 from tests.simulators.waiting import until
 
 REASON = Reason(code=ReasonCode.ERRORS, message="words", where="stage", blame=Blame.RELEASE)
@@ -45,7 +45,8 @@ def add(store: Store, release: str = "a@1", content: str = "1", slot: str = "a",
 
 
 def move(store: Store, deployment: Deployment, state: State, now: float, **fields: object) -> Deployment:
-    changed = msgspec.structs.replace(deployment, state=state, **fields)
+    committed = now if state is State.COMMITTED else deployment.committed
+    changed = msgspec.structs.replace(deployment, state=state, **{"committed": committed, **fields})
     with store.transaction():
         store.save_deployment(changed, event=state.value, before=deployment.state, now=now)
     return store.deployment(deployment.id)
@@ -154,7 +155,7 @@ def test_another_process_may_read_and_write_beside_it(path: Path, store: Store) 
     other = Store(path, create=False)
     with other.transaction():
         number = other.ask("rollback", "a", 5.0)
-    assert store.requests() == [(number, "rollback", "a")]
+    assert store.requests() == [Wish(number=number, kind="rollback", slot="a")]
     with store.transaction():
         store.answer(number, "done")
     assert other.answer_of(number) == "done"

@@ -202,3 +202,32 @@ def test_the_program_itself_turns_an_unexpected_error_into_a_failure(channel: Ch
     reply = _ask(question)
     assert reply.failure
     assert reply.verified is None
+
+
+HOLDER = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_verifiers_of_several_processes_run_one_at_a_time(channel: ChannelSimulator, tmp_path: Path) -> None:
+    """Another process holds the lock: wait for it, and say so if it never lets go."""
+    lock = tmp_path / "verifier.lock"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock), "60"], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            with pytest.raises(StoreError, match="another process has verified"):
+                trust.verify(channel.request(), 0.3, lock=lock)
+            threading.Timer(0.3, holder.kill).start()
+            assert trust.verify(channel.request(), lock=lock).releases
+        finally:
+            holder.kill()
+
+
+def test_a_lock_that_cannot_be_opened_is_a_store_error(channel: ChannelSimulator, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="lock"):
+        trust.verify(channel.request(), lock=tmp_path / "missing" / "lock")

@@ -369,7 +369,8 @@ def test_a_newer_release_overtakes_one_that_is_being_fetched(bench: Bench) -> No
     bench.updater.tick(bench.now)
     assert bench.newest.state is State.FETCHING
     overtaken = bench.newest.id
-    cancel = bench.updater._deployer._cancel[overtaken]
+    key, cancel = bench.updater._deployer.effects._fetching[SLOT]
+    assert key == overtaken
     verified = bench.envelope(two)
     bench.gate.set()
     bench.deliver(verified)

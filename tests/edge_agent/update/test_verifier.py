@@ -17,7 +17,7 @@ from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import Blame, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.messages import release_path, rollout_path
 from edge_agent.contract.verification import Request, Verified
-from edge_agent.update import verifier
+from edge_agent.update import walk
 from edge_agent.update.verifier import answer
 from tests.simulators.channel import DAY_SECONDS, ChannelSimulator, sample_manifest, with_floors
 
@@ -365,7 +365,7 @@ def test_a_tuf_without_the_clock_hook_is_a_clear_failure(
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
             del self._trusted_set.reference_time
 
-    monkeypatch.setattr(verifier, "Updater", Renamed)
+    monkeypatch.setattr(walk, "Updater", Renamed)
     with pytest.raises(StoreError, match="clock hook"):
         answer(channel.request())
 
@@ -379,7 +379,7 @@ def test_expiry_is_judged_even_if_the_hook_stops_working(
         client._trusted_set.reference_time = datetime(1970, 1, 1, tzinfo=UTC)
         return client._trusted_set
 
-    monkeypatch.setattr(verifier, "_set_clock", ignore)
+    monkeypatch.setattr(walk, "set_clock", ignore)
     refused(channel.request(), ReasonCode.EXPIRED, "timestamp")
 
 
