@@ -13,10 +13,11 @@ import click
 import msgspec
 import pytest
 
-from edge_agent.contract import archive, manifest, messages
+from edge_agent import events
+from edge_agent.contract import archive, dsse, manifest, messages, reports
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
-from edge_agent.contract.verification import Floor, Reply, Request
+from edge_agent.contract.verification import Floor, Operator, Reply, Request
 from edge_agent.runtime import wire
 
 ROOT = Path(__file__).parents[2]
@@ -165,9 +166,9 @@ def test_every_command_named_exists(page: Path) -> None:
 
 
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
-    text = "`publisher push x` `publisher promote`\n```sh\nedge-agent release forget\nedge-agent run --config x\n```\n"
+    text = "`publisher push x` `publisher teleport`\n```sh\nedge-agent release forget\nedge-agent run --config x\n```\n"
     assert ("edge-agent", "run") in commands_named(text)
-    assert unknown_commands(text) == ["edge-agent release forget", "publisher promote"]
+    assert unknown_commands(text) == ["edge-agent release forget", "publisher teleport"]
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ def test_a_command_that_does_not_exist_would_be_noticed() -> None:
 STRUCTS = (
     BlobRef,
     Floor,
+    Operator,
     Reason,
     Reply,
     Request,
@@ -185,11 +187,16 @@ STRUCTS = (
     manifest.OutputSpec,
     manifest.Stage,
     messages.Envelope,
+    messages.Way,
+    messages.Ways,
     messages.OutputMessage,
     messages.ReleaseInfo,
     messages.Report,
     messages.Rollout,
     messages.SlotReport,
+    reports.Answer,
+    reports.Command,
+    reports.DeviceEvent,
     wire.Failure,
     wire.Load,
     wire.Loaded,
@@ -228,6 +235,9 @@ def test_the_format_gives_the_sizes_of_the_code() -> None:
         "inline": f"{wire.INLINE_BYTES:,} bytes travels in a memfd",
         "wire payload": f"At most {wire.PAYLOAD_BYTES_MAX // 2**20} MiB. The receiver",
         "report type": messages.REPORT_TYPE,
+        **{f"{kind}": f"`{kind}` | {size // 1024} KiB" for kind, size in dsse.BYTES_MAX.items()},
+        "backlog of events": f"newest {events.BACKLOG_MAX} lines",
+        "good for": f"at most {reports.COMMAND_SECONDS_MAX}",
     }
     assert [name for name, words in sizes.items() if words not in text] == []
 

@@ -1,0 +1,1 @@
+"""Attacks by name, and the guards without which they succeed."""
