@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from publisher.broker import EmbeddedBroker as EmbeddedBroker
+    from publisher.chronicle import ChannelHistory as ChannelHistory
+    from publisher.chronicle import history as history
+    from publisher.collection import Collection as Collection
+    from publisher.collection import collect as collect
     from publisher.fleet import DeviceOutcome as DeviceOutcome
     from publisher.fleet import DeviceStatus as DeviceStatus
     from publisher.fleet import Outcome as Outcome
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from publisher.overview import ChannelStatus as ChannelStatus
     from publisher.overview import FleetStatus as FleetStatus
     from publisher.overview import status as status
+    from publisher.promotion import promote as promote
     from publisher.pushing import Ending as Ending
     from publisher.pushing import PushResult as PushResult
     from publisher.pushing import push as push
@@ -24,9 +29,16 @@ if TYPE_CHECKING:
     from publisher.registry import Registry as Registry
     from publisher.registry import Version as Version
     from publisher.renewal import refresh as refresh
+    from publisher.restoration import Restored as Restored
+    from publisher.restoration import restore as restore
+    from publisher.safekeeping import BackedUp as BackedUp
+    from publisher.safekeeping import backup as backup
 
 _HOMES = {
+    "BackedUp": "safekeeping",
+    "ChannelHistory": "chronicle",
     "ChannelStatus": "overview",
+    "Collection": "collection",
     "DeviceOutcome": "fleet",
     "DeviceStatus": "fleet",
     "EmbeddedBroker": "broker",
@@ -35,7 +47,13 @@ _HOMES = {
     "Outcome": "fleet",
     "PushResult": "pushing",
     "Registry": "registry",
+    "Restored": "restoration",
     "Version": "registry",
+    "backup": "safekeeping",
+    "collect": "collection",
+    "history": "chronicle",
+    "promote": "promotion",
+    "restore": "restoration",
     "init": "founding",
     "push": "pushing",
     "refresh": "renewal",

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from edge_agent.contract.errors import ConfigError, TransportError
-from edge_agent.contract.messages import Topics
 from publisher import subject
 from publisher.config import Home, chosen_home, find_home, load_home
 from publisher.fleet import Fleet
@@ -57,8 +56,8 @@ def check(
 
 
 def reported(fleet: Fleet) -> list[tuple[str, dict[str, Any] | None]]:
-    """Return every device that was ever heard of, with the profile in its last readable report."""
-    known = {one.device: one.report for one in fleet.devices()}
+    """Return every device that was ever heard of, with the profile in its last report that counts."""
+    known = {one.device: one.report if one.counts else None for one in fleet.devices()}
     return [(name, report.profile if (report := known.get(name)) else None) for name in sorted({*known, *fleet.online})]
 
 
@@ -68,7 +67,7 @@ def _devices(home: str | Path | None) -> tuple[list[tuple[str, dict[str, Any] | 
     if place is None:
         return [], []
     try:
-        with connect(place) as client, Fleet(Topics(place.fleet)).listening(client) as fleet:
+        with connect(place) as client, Fleet.of(place).listening(client) as fleet:
             fleet.settle()
             return reported(fleet), []
     except TransportError as error:

@@ -150,6 +150,35 @@ def write_home(path: Path, *, fleet: str, broker: str, channels: Sequence[str]) 
     return load_home(path)
 
 
+def register_channel(home: Home, channel: str) -> Home:
+    """Add a channel to a home's configuration, in one step and leaving the rest as its owner wrote it.
+
+    Raises `ConfigError` when the list of channels cannot be found in the file.
+    """
+    file = home.path / FILE_NAME
+    before = file.read_text()
+    listed = f"channels = [{', '.join(map(quoted, [*home.channels, channel]))}]"
+    after = re.sub(r"(?ms)^[ \t]*channels[ \t]*=[ \t]*\[[^\]]*\]", lambda _: listed, before, count=1)
+    try:
+        expected = {**tomllib.loads(before), "channels": [*home.channels, channel]}
+        good = tomllib.loads(after) == expected
+    except tomllib.TOMLDecodeError:
+        good = False
+    if not good:
+        raise ConfigError(f"{file}: the list of channels is written in an unusual way: write there {listed}")
+    temporary = file.with_name(f".{FILE_NAME}.new-{os.getpid()}")
+    try:
+        with temporary.open("w") as stream:
+            os.fchmod(stream.fileno(), file.stat().st_mode & 0o777)
+            stream.write(after)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return load_home(home.path)
+
+
 def quoted(text: str) -> str:
     """Return `text` as a TOML string."""
     return msgspec.json.encode(text).decode()

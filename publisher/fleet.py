@@ -1,7 +1,7 @@
 """What the devices say: retained reports and online hints, gathered over the broker (§11).
 
-Reports are shown as they come; an unreadable or foreign one is named, never believed. `outcome_of` reads from them what
-became of one release.
+Every report is judged (`standing`): those that count are in `reports`, the others are shown with their standing and
+never believed. `outcome_of` reads from a report what became of one release.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from contextlib import contextmanager
 import msgspec
 
 from edge_agent.contract.errors import Reason
-from edge_agent.contract.messages import ReleaseInfo, Report, SlotReport, Topics, decode_report
+from edge_agent.contract.messages import ReleaseInfo, Topics
+from edge_agent.contract.reports import Report, SlotReport, parse
 from edge_agent.transport.client import Client
+from publisher.authority import certificate_of
+from publisher.config import Home
+from publisher.enrolment import enrolled
+from publisher.heard import FILE_NAME, Heard
+from publisher.standing import Mark, Standing, Trusted, Verdict, judge
 
-__all__ = ["DeviceOutcome", "DeviceStatus", "Fleet", "Outcome", "outcome_of"]
+__all__ = ["DeviceOutcome", "DeviceStatus", "Fleet", "Outcome", "believed", "outcome_of"]
 
 QUIET_SECONDS = 0.4
 
@@ -54,24 +60,57 @@ class DeviceOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device last said. `report` is the last readable one, `unreadable` what was wrong with a later one."""
+    """What one device last said, and whose word that is.
+
+    `report` is the last one that counts, else the last one that could be read; `counts` tells which. `standing` and
+    `why` are those of the last message, `unreadable` is what was wrong with one that could not be read.
+    """
 
     device: str
     online: bool
     report: Report | None = None
     unreadable: str = ""
+    standing: Standing = Standing.UNSIGNED
+    why: str = ""
+    counts: bool = True
+
+
+def believed(home: Home) -> tuple[Trusted, Heard]:
+    """Return whom this home believes (its authority, who is enrolled, what is revoked), and what it has counted.
+
+    Raises `ConfigError` or `StoreError` for what cannot be read, `TransportError` for a remote record.
+    """
+    marks, authority = Heard(home.path / FILE_NAME), certificate_of(home)
+    if authority is None:
+        return Trusted(), marks
+    known = enrolled(home)
+    revoked = frozenset(one.serial for one in known if one.revoked is not None)
+    # Who empties the record's list of devices must not make unsigned reports count again.
+    return Trusted(authority=authority, enrolled=max(len(known), len(marks.reports)), revoked=revoked), marks
 
 
 class Fleet:
-    """The latest report of every device, kept up to date by the client's network thread."""
+    """The latest report of every device, kept up to date by the client's network thread.
 
-    def __init__(self, topics: Topics) -> None:
-        self._topics = topics
+    `reports` are those that count, `sessions` the run of each agent that its birth message names (a hint).
+    """
+
+    def __init__(self, topics: Topics, trusted: Trusted | None = None, kept: Heard | None = None) -> None:
+        self._topics, self._kept = topics, kept or Heard()
+        self.trusted = trusted or Trusted()
         self._news = threading.Condition()
         self.reports: dict[str, Report] = {}
         self.online: dict[str, bool] = {}
+        self.sessions: dict[str, str] = {}
         self.unreadable: dict[str, str] = {}
+        self._shown: dict[str, Report] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._heard = time.monotonic()
+
+    @classmethod
+    def of(cls, home: Home) -> Fleet:
+        """Return the fleet of a home, believing whom that home believes. Raises as `believed` does."""
+        return cls(Topics(home.fleet), *believed(home))
 
     @contextmanager
     def listening(self, client: Client) -> Iterator[Fleet]:
@@ -83,6 +122,7 @@ class Fleet:
                 yield self
             finally:
                 client.unsubscribe(wanted)
+                self._kept.save()
 
     def hear(self, topic: str, payload: bytes, retain: bool) -> None:
         """Take one message of a device."""
@@ -94,26 +134,39 @@ class Fleet:
             self._heard = time.monotonic()
             if topic == self._topics.online(device):
                 self.online[device] = payload[:1] == b"1"
+                self.sessions[device] = payload[2:66].decode("ascii", "replace")
             elif topic == self._topics.report(device):
                 self._take_report(device, payload)
             self._news.notify_all()
 
     def _take_report(self, device: str, payload: bytes) -> None:
         if not payload:  # a cleared retained message: the device was forgotten
-            self.reports.pop(device, None)
+            for known in (self.reports, self._shown, self._verdicts, self.unreadable):
+                known.pop(device, None)
             return
         try:
-            report = decode_report(payload)
+            report, sealed = parse(payload, Report)
         except ValueError as error:
             self.unreadable[device] = str(error)
+            self._verdicts[device] = Verdict(standing=Standing.ALTERED, words=str(error))
             return
         self.unreadable.pop(device, None)
-        if (report.device, report.fleet) != (device, self._topics.fleet):
-            self.unreadable[device] = f"claims to be device {report.device} of fleet {report.fleet}"
-            return
-        known = self.reports.get(device)
-        if known is None or (report.boot, report.counter) >= (known.boot, known.counter):
+        verdict = judge(
+            report,
+            sealed,
+            fleet=self._topics.fleet,
+            device=device,
+            trusted=self.trusted,
+            marks=self._kept.reports,
+            now=time.time(),
+        )
+        if verdict.counts and not verdict.serial and _older(report, self.reports.get(device)):
+            verdict = Verdict(standing=Standing.REPLAYED, words="is older than the one before it")
+        self._verdicts[device], self._shown[device] = verdict, report
+        if verdict.counts:
             self.reports[device] = report
+        if verdict.counts and verdict.serial:
+            self._kept.reports[verdict.serial] = Mark(boot=report.boot, counter=report.counter)
 
     def settle(self, timeout_seconds: float = 3.0) -> None:
         """Wait until the retained reports have come in: nothing new for a moment."""
@@ -133,7 +186,7 @@ class Fleet:
         return [
             outcome_of(known.device, slot, info, online=known.online)
             for known in self.devices()
-            if known.report is not None
+            if known.report is not None and known.counts
             for slot in known.report.slots
             if (slot.pipeline, slot.channel) == (info.pipeline, info.channel)
         ]
@@ -141,15 +194,27 @@ class Fleet:
     def devices(self) -> list[DeviceStatus]:
         """Return what is known of every device at this moment, by name."""
         with self._news:
-            return [
-                DeviceStatus(
-                    device=device,
-                    online=self.online.get(device, False),
-                    report=self.reports.get(device),
-                    unreadable=self.unreadable.get(device, ""),
-                )
-                for device in sorted({*self.reports, *self.unreadable})
-            ]
+            return [self._status(device) for device in sorted({*self._shown, *self.unreadable})]
+
+    def counted(self) -> list[DeviceStatus]:
+        """Return the devices whose report counts, by name."""
+        return [one for one in self.devices() if one.counts and one.report is not None]
+
+    def _status(self, device: str) -> DeviceStatus:
+        verdict = self._verdicts[device]
+        return DeviceStatus(
+            device=device,
+            online=self.online.get(device, False),
+            report=self.reports.get(device) or self._shown.get(device),
+            unreadable=self.unreadable.get(device, ""),
+            standing=verdict.standing,
+            why=verdict.words,
+            counts=device in self.reports,
+        )
+
+
+def _older(report: Report, known: Report | None) -> bool:
+    return known is not None and (report.boot, report.counter) < (known.boot, known.counter)
 
 
 def outcome_of(device: str, slot: SlotReport, info: ReleaseInfo, *, online: bool = True) -> DeviceOutcome:

@@ -1,6 +1,6 @@
 """The state of a fleet at one moment: what each channel offers, and what every device last reported.
 
-Reads the record and listens to the broker for a moment. Reports are not signed in this version: they are hints.
+Reads the record and listens to the broker for a moment. Every device is shown with the standing of its last report.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.contract.messages import ReleaseInfo, Topics
+from edge_agent.contract.messages import ReleaseInfo
 from publisher.config import Home, load_home
 from publisher.fleet import DeviceStatus, Fleet
 from publisher.record import Record
@@ -27,12 +27,16 @@ class ChannelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What is offered to a fleet and what its devices say."""
+    """What is offered to a fleet and what its devices say.
+
+    `unsigned_count` tells that reports count unsigned, since no device of the fleet is enrolled.
+    """
 
     fleet: str
     broker: str
     channels: dict[str, ChannelStatus]
     devices: list[DeviceStatus]
+    unsigned_count: bool = True
 
 
 def status(*, home: str | Path | None = None) -> FleetStatus:
@@ -42,9 +46,16 @@ def status(*, home: str | Path | None = None) -> FleetStatus:
     """
     place = load_home(home)
     channels = {name: _channel(place, name) for name in place.channels}
-    with connect(place) as client, Fleet(Topics(place.fleet)).listening(client) as fleet:
+    heard = Fleet.of(place)
+    with connect(place) as client, heard.listening(client) as fleet:
         fleet.settle()
-        return FleetStatus(fleet=place.fleet, broker=place.broker.url, channels=channels, devices=fleet.devices())
+    return FleetStatus(
+        fleet=place.fleet,
+        broker=place.broker.url,
+        channels=channels,
+        devices=heard.devices(),
+        unsigned_count=not heard.trusted.strict,
+    )
 
 
 def _channel(home: Home, name: str) -> ChannelStatus:

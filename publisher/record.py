@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,13 +20,13 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from edge_agent.contract.digest import BlobRef
+from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import ConfigError, FieldcastError, StoreError, TransportError
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-__all__ = ["Conflict", "Record"]
+__all__ = ["Conflict", "Record", "blob_path"]
 
 TIMEOUT_SECONDS = 30.0
 RETRIES_MAX = 4
@@ -98,7 +99,7 @@ class Record:
     def put_blob(self, data: bytes) -> BlobRef:
         """Keep a blob; return its reference. An equal one that is there already is as good, a damaged one is healed."""
         ref = BlobRef.of(data)
-        path = _blob_path(ref)
+        path = blob_path(ref)
         try:
             self.create(path, data)
         except Conflict:
@@ -110,7 +111,7 @@ class Record:
 
     def get_blob(self, ref: BlobRef) -> bytes:
         """Return a blob, verified by size and sha256. Raises `StoreError` if it is missing or damaged."""
-        data = self.read(_blob_path(ref), ref.size)
+        data = self.read(blob_path(ref), ref.size)
         if data is None:
             raise StoreError(f"blob {ref.digest} is missing in {self.location}: push the release again")
         if not ref.matches(data):
@@ -124,6 +125,18 @@ class Record:
         except StoreError:
             return False
         return True
+
+    def blob_age_seconds(self, digest: Digest) -> float | None:
+        """Return how long ago a blob was written here, by the store's clock and ours; None if it is not here."""
+        path = blob_path(BlobRef(digest=digest, size=0))
+        with self._errors(path):
+            try:
+                written = obstore.head(self._store, path)["last_modified"]
+            except (NotFoundError, FileNotFoundError) as error:
+                if _no_bucket(error):
+                    raise
+                return None
+        return max(0.0, time.time() - written.timestamp())
 
     def _settle(self, path: str) -> None:
         """Force a new file and its directory entries to disk: the order of commits must survive a power cut."""
@@ -179,7 +192,8 @@ def _no_bucket(error: Exception) -> bool:
     return any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound"))
 
 
-def _blob_path(ref: BlobRef) -> str:
+def blob_path(ref: BlobRef) -> str:
+    """Return where a blob lies."""
     return f"blob/{ref.digest.hex[:2]}/{ref.digest.hex}"
 
 

@@ -5,17 +5,20 @@ Needs only those two keys, so it may run from a timer on an always-on host. It o
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from edge_agent.contract.manifest import parse_manifest
+from publisher.collection import offered_manifests
 from publisher.config import load_home
+from publisher.contention import rebased
 from publisher.keys import KeyStore
 from publisher.passphrase import Passphrase, ask
 from publisher.record import Record
 from publisher.repository import Channel
 from publisher.uplink import Uplink, connect
 
-__all__ = ["refresh"]
+__all__ = ["offered", "refresh"]
 
 
 def refresh(
@@ -31,20 +34,21 @@ def refresh(
     secret = passphrase if isinstance(passphrase, str) else passphrase()
     keys, record = KeyStore(place.keys), Record(place.record_location)
     for name in names:
-        keys.signer(f"{name}-timestamp", secret)
+        Channel(record, place.fleet, name).unlock(keys, secret, "timestamp")
     expiries = {}
     with connect(place) as client:
         for name in names:
             channel = Channel(record, place.fleet, name)
             uplink = Uplink(client, channel)
             uplink.require_one_history()
-            uplink.send_blobs(_offered(channel))  # a broker may have lost its memory since they were pushed
-            uplink.announce(channel.refresh(keys=keys, passphrase=secret))
+            uplink.send_blobs(offered(channel))  # a broker may have lost its memory since they were pushed
+            uplink.announce(rebased(functools.partial(channel.refresh, keys=keys, passphrase=secret)))
             expiries[name] = min(channel.expiries().values())
     return expiries
 
 
-def _offered(channel: Channel) -> list[bytes]:
-    """Return the blobs of every release that the channel offers."""
-    manifests = [parse_manifest(channel.manifest(info.digest)) for _, info in channel.current().values()]
-    return [channel.record.get_blob(ref) for manifest in manifests for ref in manifest.blobs()]
+def offered(channel: Channel) -> list[bytes]:
+    """Return the blobs of every release that the channel offers, to members of a rollout and to all others."""
+    manifests = [parse_manifest(data) for data in offered_manifests(channel)]
+    refs = dict.fromkeys(ref for manifest in manifests for ref in manifest.blobs())
+    return [channel.record.get_blob(ref) for ref in refs]

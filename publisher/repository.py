@@ -1,16 +1,17 @@
-"""Channels in the repository of record: create, publish, refresh, roll back, and compose the envelope (T1, T3, T7).
+"""Channels in the repository of record: publish, refresh, roll back, and compose the envelope (T1, T3, T7).
 
 Every publication ends with the creation of the next numbered timestamp file: that is its commit point. Everything else
 was kept before under its digest, so a publisher that is killed leaves nothing that another one could see or trip over,
 and of two that publish at once one gets `Conflict` with nothing visible. Before signing, the record's newest state must
 pass the device's own checks from the root that this workstation pinned, or whoever can write to the record could have
-things signed; before committing, the new envelope must pass them too (T10). Talks to no broker.
+things signed; before committing, the new envelope must pass them too (T10). What the keys at hand cannot sign alone is
+kept and waits for the others (`pending.py`). Talks to no broker.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import AuthorError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import (
-    ENVELOPE_BYTES_MAX,
     ReleaseInfo,
     Rollout,
     release_path,
@@ -26,12 +26,25 @@ from edge_agent.contract.messages import (
 )
 from edge_agent.contract.verification import Request
 from publisher.keys import KeyStore
+from publisher.marks import NO_MARKS, Marks, require_above_floor
+from publisher.pending import PendingShelf
 from publisher.publication import Publication, Shelf
 from publisher.record import Conflict, Record
-from publisher.roles import DELEGATED, ONLINE, ROLES, Roles, first_root, key_name, parse, pin, sign
+from publisher.roles import (
+    DELEGATED,
+    ONLINE,
+    ROLES,
+    Roles,
+    parse,
+    sign,
+)
+from publisher.rotation import affected, require_fresh
+from publisher.signatures import Hand, require_some, seats
+from publisher.signing import Proposal, Signing, completed, proposed
 from publisher.verification import verify
+from publisher.waiting import Waiting
 
-__all__ = ["Channel", "Conflict", "Published", "Record", "create_channel"]
+__all__ = ["Channel", "Conflict", "Proposal", "Published", "Record", "Waiting"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,46 +55,6 @@ class Published:
     envelope: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Hand:
-    """Who signs, and when (seconds UTC)."""
-
-    keys: KeyStore
-    passphrase: str
-    now: float
-
-
-def create_channel(
-    record: Record, keys: KeyStore, fleet: str, channel: str, passphrase: str, *, now: float | None = None
-) -> Channel:
-    """Create a channel with six new keys and no release; return it.
-
-    An interrupted creation is taken up where it stopped. Raises `AuthorError` if the channel exists or the keys found
-    do not open with `passphrase`, `Conflict` if another workstation creates it at the same time.
-    """
-    now = time.time() if now is None else now
-    created = Channel(record, fleet, channel)
-    if created.exists():
-        raise AuthorError(f"channel {channel} of fleet {fleet} exists already in {record.location}")
-    names = {role: key_name(channel, role) for role in ROLES}
-    signers = {role: keys.signer(name, passphrase) for role, name in names.items() if keys.has(name)}
-    missing = [role for role in ROLES if role not in signers]
-    if missing:
-        keys.create([names[role] for role in missing], passphrase)
-        signers |= {role: keys.signer(names[role], passphrase) for role in missing}
-    public = {role: signer.public_key for role, signer in signers.items()}
-    pinned = keys.pinned(channel)
-    begun = first_root(fleet, channel, public, now) if pinned is None else parse("root", pinned)
-    roles = Roles.first(fleet, channel, public, now, begun)
-    if begun.unrecognized_fields != roles.targets.unrecognized_fields:
-        raise AuthorError(f"the keys in {keys.directory} belong to a channel of another fleet: use another directory")
-    for role in ROLES:
-        roles.require_authorised(role, signers[role], channel)
-    root = keys.pin(channel, pinned if pinned is not None else sign(roles.root, signers["root"]))
-    created._create(root, roles, signers)
-    return created
-
-
 class Channel:
     """One channel of a fleet in the record. Methods that sign need the key store and its passphrase."""
 
@@ -89,6 +62,9 @@ class Channel:
         self.record = record
         self.fleet, self.name = fleet, name
         self._shelf = Shelf(record, fleet, name)
+        self._pendings = PendingShelf(record, fleet, name)
+        # Looked up when it is called, not now: tests put another verifier in place.
+        self._signing = Signing(self._shelf, self._pendings, lambda request: verify(request))
 
     # --- read ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +101,10 @@ class Channel:
         roles = self._shelf.newest().roles
         return {role: roles.named(role).expires.timestamp() for role in ROLES}
 
+    def roles(self) -> Roles:
+        """Return the roles of the newest publication, unverified."""
+        return self._shelf.newest().roles
+
     # --- sign ----------------------------------------------------------------------------------------------------
 
     def publish(
@@ -139,6 +119,7 @@ class Channel:
         commit: str = "",
         dirty: bool = False,
         signer: str = "",
+        marks: Marks = NO_MARKS,
         now: float | None = None,
     ) -> Published:
         """Sign a manifest as the pipeline's next release and offer it to every device; commit it to the record.
@@ -148,11 +129,11 @@ class Channel:
         """
         if parse_manifest(manifest).pipeline != pipeline:
             raise AuthorError(f"the manifest is not of pipeline {pipeline}: pack that pipeline")
-        hand = _Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
+        hand = Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
         before = self._trusted(keys)
         stable = _stable(before.current().get(pipeline))
         texts = {"tag": tag, "message": message, "commit": commit, "signer": signer}
-        return self._offer(before, manifest, pipeline, stable, hand, dirty=dirty, **texts)
+        return self._offer(before, manifest, pipeline, stable, hand, dirty=dirty, marks=marks, **texts)
 
     def republish(
         self,
@@ -169,21 +150,28 @@ class Channel:
 
         Raises as `publish` does, and `AuthorError` if the release is not listed any more.
         """
-        hand = _Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
+        hand = Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
         before = self._trusted(keys)
         path = release_path(pipeline, sequence)
         if path not in before.roles.release.targets:
             raise AuthorError(f"{pipeline}@{sequence} is not among the releases listed in channel {self.name}")
-        old = next(one for one in before.roles.releases() if (one.pipeline, one.sequence) == (pipeline, sequence))
+        listed = [one for one in before.roles.releases() if one.pipeline == pipeline]
+        old = next(one for one in listed if one.sequence == sequence)
+        require_above_floor(listed, old)
         manifest = self._shelf.document(path, before.roles.release.targets[path])
-        texts = {"message": message or f"back to {old.name}", "commit": old.commit, "signer": signer}
-        return self._offer(before, manifest, pipeline, sequence, hand, dirty=old.dirty, **texts)
+        back = message or f"back to {old.name}"
+        texts: dict[str, Any] = {"message": back, "commit": old.commit, "signer": signer}
+        return self._offer(before, manifest, pipeline, sequence, hand, dirty=old.dirty, marks=NO_MARKS, **texts)
 
     def refresh(self, *, keys: KeyStore, passphrase: str, now: float | None = None) -> bytes:
         """Sign timestamp and snapshot anew, with new expiry, and return the envelope; needs only those two keys."""
-        hand = _Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
+        hand = Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
         before = self._trusted(keys)
         return self._commit(before, before.roles, {}, (), hand)
+
+    def unlock(self, keys: KeyStore, passphrase: str, role: str = "release") -> None:
+        """Raise `AuthorError` unless a key in force for `role` is here and opens."""
+        Hand(keys=keys, passphrase=passphrase, now=0.0).require(self.name, role, self.roles())
 
     def _offer(
         self,
@@ -191,13 +179,16 @@ class Channel:
         manifest: bytes,
         pipeline: str,
         stable: int | None,
-        hand: _Hand,
+        hand: Hand,
         *,
         dirty: bool,
+        marks: Marks = NO_MARKS,
         **texts: str,
     ) -> Published:
         """Sign a manifest under the next sequence, with a rollout to all that has it as candidate."""
-        sequence = 1 + max((one.sequence for one in before.roles.releases() if one.pipeline == pipeline), default=0)
+        listed = [one for one in before.roles.releases() if one.pipeline == pipeline]
+        sequence = 1 + max((one.sequence for one in listed), default=0)
+        words: dict[str, Any] = {name: _text(name, text) for name, text in texts.items()}
         info = ReleaseInfo(
             fleet=self.fleet,
             channel=self.name,
@@ -206,7 +197,8 @@ class Channel:
             digest=Digest.of(manifest),
             published=int(hand.now),
             dirty=dirty,
-            **{name: _text(name, text) for name, text in texts.items()},
+            **words,
+            **marks.of(listed, sequence),
         )
         rollout = Rollout(
             fleet=self.fleet,
@@ -218,7 +210,60 @@ class Channel:
         )
         documents = {release_path(pipeline, sequence): manifest, rollout_path(pipeline): encode_json(rollout)}
         roles = before.roles.with_release(info, manifest, rollout)
-        return Published(info=info, envelope=self._commit(before, roles, documents, DELEGATED, hand))
+        what = f"{info.name} by {info.signer}" if info.signer else info.name
+        envelope = self._commit(before, roles, documents, DELEGATED, hand, what=what, by=info.signer)
+        return Published(info=info, envelope=envelope)
+
+    # --- change what is in force, and sign for others -------------------------------------------------------------
+
+    def alter(
+        self,
+        change: Callable[[Roles], Roles],
+        *,
+        keys: KeyStore,
+        passphrase: str,
+        renewed: tuple[str, ...] = (),
+        by: str = "",
+        now: float | None = None,
+    ) -> bytes:
+        """Publish what `change` makes of the roles, and `renewed` ones with a new expiry; return the envelope.
+
+        Raises `Waiting` when the keys here do not suffice (the change is kept), `AuthorError` when none of them may
+        sign it, `Conflict`, `UpdateRejected`.
+        """
+        hand = Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
+        before = self._trusted(keys)
+        after = change(before.roles)
+        require_fresh([parse("root", data) for data in before.roots], before.roles, after)
+        found = {*renewed, *affected(before.files, before.roles, after)}
+        changed = tuple(role for role in ROLES if role in found)
+        if not changed:
+            raise AuthorError(f"nothing would change in channel {self.name}")
+        proposal = proposed(before, after, changed, hand.now)
+        places = seats(changed[0], before.roles, proposal.after)
+        here = any(hand.signers(self.name, changed[0], place.keys) for place in places)
+        require_some(here, self.name, changed[0], places)
+        return self._signing.finish(proposal, hand, what="the change", by=by)
+
+    def waiting(self, keys: KeyStore) -> Proposal | None:
+        """Return the change that waits for signatures, in words, or None.
+
+        Raises `AuthorError` if it was overtaken or does what there are no words for.
+        """
+        pending = self._pendings.newest()
+        return None if pending is None else self._signing.resumed(self._trusted(keys), pending)
+
+    def sign(self, proposal: Proposal, *, keys: KeyStore, passphrase: str, now: float | None = None) -> bytes:
+        """Add the signatures of the keys here to a waiting change; publish it if that completes it.
+
+        Returns the envelope. Raises `Waiting` while signatures are missing, otherwise as `alter` does.
+        """
+        hand = Hand(keys=keys, passphrase=passphrase, now=time.time() if now is None else now)
+        return self._signing.finish(proposal, hand, what="the change")
+
+    def drop(self) -> bool:
+        """Drop the change that waits; tell whether there was one."""
+        return bool(self._pendings.drop())
 
     # --- commit --------------------------------------------------------------------------------------------------
 
@@ -228,44 +273,31 @@ class Channel:
         roles: Roles,
         documents: dict[str, bytes],
         changed: tuple[str, ...],
-        hand: _Hand,
+        hand: Hand,
+        *,
+        what: str = "",
+        by: str = "",
     ) -> bytes:
-        """Sign the changed roles, check the result as a device would, keep it, and commit it."""
-        signers = {role: hand.keys.signer(key_name(self.name, role), hand.passphrase) for role in (*changed, *ONLINE)}
-        for role, signer in signers.items():
-            before.roles.require_authorised(role, signer, self.name)
-        roles = roles.raised(signers, hand.now)
-        files = {**before.files, **_signed(roles, changed, signers)}
-        known = {**before.documents, **documents}
-        after = Publication(roles=roles, files=files, roots=before.roots, documents=self._shelf.chosen(roles, known))
-        envelope = self._shelf.envelope(after)
-        if len(envelope) > ENVELOPE_BYTES_MAX:
-            raise AuthorError(
-                f"the envelope of channel {self.name} would have {len(envelope)} bytes, {ENVELOPE_BYTES_MAX} are "
-                "allowed: use shorter messages, smaller manifests, or spread the pipelines over more channels"
-            )
-        verify(
-            Request(
-                fleet=self.fleet,
-                channel=self.name,
-                now=hand.now,
-                root=before.roots[0],
-                envelope=envelope,
-                accepted=self._shelf.envelope(before),
-            )
-        )
-        self._shelf.keep(after)
-        return envelope
+        """Sign and publish what happens every day: all of it must have a key here."""
+        for role in (*changed, *ONLINE):
+            hand.require(self.name, role, roles)
+        proposal = proposed(before, roles, changed, hand.now, documents)
+        return self._signing.finish(proposal, hand, what=what, by=by)
 
-    def _create(self, root: bytes, roles: Roles, signers: Mapping[str, Any]) -> None:
-        """Commit the first publication. A root left by an interrupted creation is taken up if it is ours."""
-        if not self._shelf.keep_root(1, root):
+    def create(self, root: bytes, roles: Roles, signers: Mapping[str, Sequence[Any]]) -> None:
+        """Commit the first publication, signed by these signers. A root left by an interruption is taken up if ours.
+
+        Raises `AuthorError` for another root that is there already.
+        """
+        if not self._shelf.keep_first_root(root):
             raise AuthorError(
                 f"channel {self.name} of fleet {self.fleet} is being created with other keys in "
                 f"{self.record.location}: use the key directory it was begun with"
             )
-        files = _signed(roles, ("targets", *DELEGATED), signers)
-        self._shelf.keep(Publication(roles=roles, files=files, roots=(root,), documents={}))
+        files = {role: sign(roles.named(role), *signers[role]) for role in ("targets", *DELEGATED)}
+        online = {role: {one.public_key.keyid: one for one in signers[role]} for role in ONLINE}
+        files = completed(roles, files, (root,), online)
+        self._shelf.keep(Publication(number=1, roles=roles, files=files, roots=(root,), documents={}))
 
     def _trusted(self, keys: KeyStore) -> Publication:
         """Return the newest state after the device's checks from the pinned root, expiry aside."""
@@ -278,18 +310,6 @@ class Channel:
         newest = self._shelf.newest()
         verify(Request(fleet=self.fleet, channel=self.name, now=0.0, root=root, envelope=self._shelf.envelope(newest)))
         return newest
-
-
-def _signed(roles: Roles, changed: tuple[str, ...], signers: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of the changed roles, of snapshot and of timestamp; both are updated in `roles` to name them."""
-    files = {}
-    for role in changed:
-        files[role] = sign(roles.named(role), signers[role])
-        roles.snapshot.meta[f"{role}.json"] = pin(roles.named(role).version, files[role])
-    files["snapshot"] = sign(roles.snapshot, signers["snapshot"])
-    roles.timestamp.snapshot_meta = pin(roles.snapshot.version, files["snapshot"])
-    files["timestamp"] = sign(roles.timestamp, signers["timestamp"])
-    return files
 
 
 def _stable(before: tuple[Rollout, ReleaseInfo] | None) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_agent.contract.errors import AuthorError, ConfigError, ReasonCode
-from edge_agent.contract.messages import ReleaseInfo, Topics
+from edge_agent.contract.messages import ReleaseInfo
 from publisher.config import Home
 from publisher.fleet import Fleet
 from publisher.repository import Channel
@@ -56,7 +56,7 @@ def earlier(
 
 def condemned(home: Home, pipeline: str) -> set[str]:
     """Return the manifests that a device last reported as rolled back, or as refused for having failed before."""
-    with connect(home) as client, Fleet(Topics(home.fleet)).listening(client) as fleet:
+    with connect(home) as client, Fleet.of(home).listening(client) as fleet:
         fleet.settle()
         slots = [slot for report in fleet.reports.values() for slot in report.slots if slot.pipeline == pipeline]
     return {

@@ -1,19 +1,19 @@
 """The TUF roles of a channel as data: how they are made, raised to the next version, signed and read back (T1, T2).
 
 Pure: takes keys and times, returns bytes. It decides expiry, delegation shape and which releases stay listed. Where
-bytes are kept is `repository.py`'s.
+bytes are kept is `repository.py`'s, which keys are in force `rotation.py`'s, who has signed `signatures.py`'s.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from securesystemslib.signer import Key, Signer  # type: ignore[attr-defined]
+from securesystemslib.signer import Key, Signature, Signer  # type: ignore[attr-defined]
 from tuf.api.metadata import (  # type: ignore[attr-defined]
     DelegatedRole,
     Delegations,
@@ -33,18 +33,53 @@ from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import AuthorError, StoreError
 from edge_agent.contract.messages import ReleaseInfo, Rollout, release_path, rollout_path
 
-__all__ = ["ONLINE", "RELEASES_LISTED", "ROLES", "Roles", "expiry", "first_root", "key_name", "parse", "pin", "sign"]
+__all__ = [
+    "DELEGATED",
+    "KEYS_MAX",
+    "ONLINE",
+    "RELEASES_LISTED",
+    "ROLES",
+    "SUBJECT_FIELD",
+    "TOP",
+    "Roles",
+    "assembled",
+    "expiry",
+    "first_root",
+    "key_name",
+    "name_of",
+    "named",
+    "parse",
+    "pin",
+    "sign",
+]
 
 DELEGATED = ("release", "rollout")
-ROLES = ("root", "timestamp", "snapshot", "targets", *DELEGATED)
+TOP = ("root", "timestamp", "snapshot", "targets")
+ROLES = (*TOP, *DELEGATED)
 ONLINE = ("timestamp", "snapshot")
+KEYS_MAX = 32  # of a role
+SUBJECT_FIELD = "x-fieldcast"
+_NAME_FIELD = "x-fieldcast-name"
 RELEASES_LISTED = 50
 _TIMESTAMP_DAYS, _DAYS = 14, 365
 
 
-def key_name(channel: str, role: str) -> str:
-    """Return the key store's name for a role's key: `staging-release`."""
-    return f"{channel}-{role}"
+def key_name(channel: str, role: str, number: int = 1) -> str:
+    """Return the key store's name for a role's key: `staging-release`, `staging-release-2`, …"""
+    return f"{channel}-{role}" if number == 1 else f"{channel}-{role}-{number}"
+
+
+def named(key: Key, name: str) -> Key:
+    """Return a public key that carries its key store's name, by which its holder finds the private half."""
+    fresh = copy.deepcopy(key)
+    fresh.unrecognized_fields[_NAME_FIELD] = name
+    return fresh
+
+
+def name_of(key: Key, otherwise: str) -> str:
+    """Return the name that a public key carries; `otherwise` for keys of channels that carry none."""
+    found = key.unrecognized_fields.get(_NAME_FIELD)
+    return found if isinstance(found, str) and found else otherwise
 
 
 def expiry(role: str, now: float) -> datetime:
@@ -58,10 +93,16 @@ def pin(version: int, data: bytes) -> MetaFile:
     return MetaFile(version, len(data), {"sha256": Digest.of(data).hex})
 
 
-def sign(signed: Root | Timestamp | Snapshot | Targets, signer: Signer) -> bytes:
-    """Return a role's file. The same role and key give the same bytes."""
-    metadata: Metadata[Any] = Metadata(copy.deepcopy(signed))
-    metadata.sign(signer)
+def sign(signed: Root | Timestamp | Snapshot | Targets, *signers: Signer) -> bytes:
+    """Return a role's file. The same role and keys give the same bytes."""
+    metadata: Metadata[Any] = Metadata(signed)
+    payload = metadata.signed_bytes
+    return assembled(signed, {signer.public_key.keyid: signer.sign(payload) for signer in signers})
+
+
+def assembled(signed: Root | Timestamp | Snapshot | Targets, signatures: Mapping[str, Signature]) -> bytes:
+    """Return a role's file with these signatures, by key id; in whatever order they came, the bytes are the same."""
+    metadata: Metadata[Any] = Metadata(copy.deepcopy(signed), dict(sorted(signatures.items())))
     return metadata.to_bytes(JSONSerializer(compact=True))
 
 
@@ -82,14 +123,16 @@ def parse(role: str, data: bytes) -> Any:
 
 def _subject(fleet: str, channel: str) -> dict[str, Any]:
     """Return the signed field by which root and targets name their channel (T1)."""
-    return {"x-fieldcast": {"fleet": fleet, "channel": channel}}
+    return {SUBJECT_FIELD: {"fleet": fleet, "channel": channel}}
 
 
-def first_root(fleet: str, channel: str, keys: Mapping[str, Key], now: float) -> Root:
-    """Return the first root of a channel: one key a role, threshold 1."""
+def first_root(fleet: str, channel: str, keys: Mapping[str, Sequence[Key]], now: float, threshold: int = 1) -> Root:
+    """Return the first root of a channel; `threshold` is that of the root keys, the others have 1."""
     root = Root(expires=expiry("root", now), unrecognized_fields=_subject(fleet, channel))
-    for role in ("root", "timestamp", "snapshot", "targets"):
-        root.add_key(keys[role], role)
+    for role in TOP:
+        for key in keys[role]:
+            root.add_key(key, role)
+    root.roles["root"].threshold = threshold
     return root
 
 
@@ -105,13 +148,27 @@ class Roles:
     rollout: Targets
 
     @classmethod
-    def first(cls, fleet: str, channel: str, keys: Mapping[str, Key], now: float, root: Root) -> Roles:
-        """Return version 1 of everything below `root`: each role with its one key, no release yet."""
+    def first(
+        cls,
+        fleet: str,
+        channel: str,
+        keys: Mapping[str, Sequence[Key]],
+        now: float,
+        root: Root,
+        threshold: int = 1,
+    ) -> Roles:
+        """Return version 1 of everything below `root`, no release yet; `threshold` is that of `release`."""
         delegated = {
-            role: DelegatedRole(role, [keys[role].keyid], 1, terminating=True, paths=[f"{role}/*"])
+            role: DelegatedRole(
+                role,
+                [key.keyid for key in keys[role]],
+                threshold if role == "release" else 1,
+                terminating=True,
+                paths=[f"{role}/*"],
+            )
             for role in DELEGATED
         }
-        delegations = Delegations({keys[role].keyid: keys[role] for role in DELEGATED}, delegated)
+        delegations = Delegations({key.keyid: key for role in DELEGATED for key in keys[role]}, delegated)
         return cls(
             root=root,
             timestamp=Timestamp(expires=expiry("timestamp", now)),
@@ -138,6 +195,10 @@ class Roles:
             signed.expires = expiry(role, now)
         return fresh
 
+    def replaced(self, **roles: Any) -> Roles:
+        """Return a copy with these roles in place of its own."""
+        return replace(copy.deepcopy(self), **roles)
+
     def authorised(self, role: str) -> Role:
         """Return the keys and threshold in force for a role."""
         delegations = self.targets.delegations
@@ -145,11 +206,17 @@ class Roles:
             return delegations.roles[role]
         return self.root.roles[role]
 
-    def require_authorised(self, role: str, signer: Signer, channel: str) -> None:
-        """Raise `AuthorError` unless the signer's key is in force for the role."""
+    def keys_of(self, role: str) -> dict[str, Key]:
+        """Return the public keys in force for a role, by key id, in the order in which they are listed."""
+        delegations = self.targets.delegations
+        known = delegations.keys if role in DELEGATED and delegations is not None else self.root.keys
+        return {keyid: known[keyid] for keyid in self.authorised(role).keyids if keyid in known}
+
+    def require_authorised(self, role: str, signer: Signer, name: str, channel: str) -> None:
+        """Raise `AuthorError` unless the signer's key, of the key store's `name`, is in force for the role."""
         if signer.public_key.keyid not in self.authorised(role).keyids:
             raise AuthorError(
-                f"key {key_name(channel, role)} is not (or no longer) in force for role {role} of channel {channel}: "
+                f"key {name} is not (or no longer) in force for role {role} of channel {channel}: "
                 "use the key directory that belongs to this channel, or have the key added"
             )
 

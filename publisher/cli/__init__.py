@@ -2,7 +2,7 @@
 
 Exit codes: 0 done (or committed everywhere), 1 not possible (the message says why), 2 wrong command line or
 configuration, 3 refused by a device, 4 rolled back on a device, 5 timed out, 6 broker or network: try again,
-130 Ctrl-C.
+7 kept, and waiting for somebody else's signature, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ import edge_agent
 from edge_agent.contract.digest import encode_json
 from edge_agent.contract.errors import TransportError
 from edge_agent.terminal import Program
+from publisher.waiting import Waiting
 
 __all__ = ["EXIT_CODES", "echo_json", "home_option", "json_option", "main", "passphrase_option"]
 
-EXIT_TRANSPORT = 6
-EXIT_CODES = {"dry_run": 0, "published": 0, "committed": 0, "refused": 3, "rolled_back": 4, "timed_out": 5}
+EXIT_TRANSPORT, EXIT_WAITING = 6, 7
+EXIT_CODES = {
+    "dry_run": 0,
+    "published": 0,
+    "unchanged": 0,
+    "committed": 0,
+    "refused": 3,
+    "rolled_back": 4,
+    "timed_out": 5,
+}
 
 home_option = click.option(
     "--home",
@@ -46,7 +55,7 @@ def echo_json(found: Any) -> None:
 @click.group(
     "publisher",
     cls=Program,
-    exit_codes={TransportError: EXIT_TRANSPORT},
+    exit_codes={TransportError: EXIT_TRANSPORT, Waiting: EXIT_WAITING},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(edge_agent.__version__, prog_name="publisher")
@@ -55,10 +64,19 @@ def main() -> None:
 
 
 from publisher.cli import (  # noqa: E402 - each module adds its commands to `main`
+    backup,  # noqa: F401
     broker,  # noqa: F401
+    channel,  # noqa: F401
+    command,  # noqa: F401
     demo,  # noqa: F401
+    device,  # noqa: F401
+    gc,  # noqa: F401
+    history,  # noqa: F401
     identity,  # noqa: F401
+    key,  # noqa: F401
     preflight,  # noqa: F401
+    promote,  # noqa: F401
     push,  # noqa: F401
     status,  # noqa: F401
+    watch,  # noqa: F401
 )

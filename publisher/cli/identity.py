@@ -178,8 +178,8 @@ def _print_release(found: Description) -> None:
         "signatures": found.signatures or "hold, by this workstation's pinned root",
         "commit": commit,
         "manifest": _blob(found.manifest),
-        "input": _ports(found.input.columns, found.input.units),
-        "output": _ports(found.output.columns, found.output.units),
+        "input": _ports(found.input.columns, found.input.units, found.input.dtypes),
+        "output": _ports(found.output.columns, found.output.units, {}),
         "tunable": ", ".join(found.tunable),
         "python": found.requires_python,
         "requires": ", ".join(found.requires),
@@ -200,8 +200,9 @@ def _print_release(found: Description) -> None:
         click.echo(f"blob        {_blob(blob)}  {blob.what}")
 
 
-def _ports(columns: list[str], units: dict[str, str]) -> str:
-    return ", ".join(f"{name} [{units[name]}]" if units.get(name) else name for name in columns)
+def _ports(columns: list[str], units: dict[str, str], dtypes: dict[str, str]) -> str:
+    typed = {name: f"{name}: {dtypes[name]}" if name in dtypes else name for name in columns}
+    return ", ".join(f"{typed[name]} [{units[name]}]" if units.get(name) else typed[name] for name in columns)
 
 
 def _blob(found: BlobShown) -> str:

@@ -26,9 +26,21 @@ if TYPE_CHECKING:
 @click.option(
     "--channel", "channels", multiple=True, metavar="NAME", help="Channels to make; default staging and production."
 )
+@click.option("--root-keys", type=int, default=1, metavar="N", show_default=True, help="Root keys of each channel.")
+@click.option(
+    "--root-threshold", type=int, default=1, metavar="N", show_default=True, help="How many of them must sign."
+)
 @home_option
 @passphrase_option
-def init(fleet: str, broker: str, channels: tuple[str, ...], home: Path | None, passphrase_file: Path | None) -> None:
+def init(
+    fleet: str,
+    broker: str,
+    channels: tuple[str, ...],
+    root_keys: int,
+    root_threshold: int,
+    home: Path | None,
+    passphrase_file: Path | None,
+) -> None:
     """Found a fleet: make its keys, protected by one passphrase, and its channels."""
     from publisher import founding
     from publisher.passphrase import ask
@@ -39,9 +51,14 @@ def init(fleet: str, broker: str, channels: tuple[str, ...], home: Path | None, 
         passphrase=functools.partial(ask, passphrase_file, new=True),
         channels=channels or founding.CHANNELS,
         home=home,
+        root_keys=root_keys,
+        root_threshold=root_threshold,
     )
     click.echo(f"fleet {made.fleet} founded in {made.path} with the channels {', '.join(made.channels)}")
     click.echo(f"keep a copy of {made.path}/ and of its passphrase: who holds both can push, nobody else")
+    if made.broker.url.startswith("mqtts://"):
+        click.echo("next: `publisher broker config --out DIR --use`, then `edge-agent enroll` on each device")
+        return
     click.echo(f"for each device: copy {made.device}/, edit agent.toml, run `edge-agent run --config agent.toml`")
 
 
@@ -50,7 +67,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
-_waiting = _options(
+waiting_options = _options(
     click.option("--wait", is_flag=True, help="Wait until the devices have committed, refused or rolled back."),
     click.option(
         "--devices", type=click.IntRange(min=0), default=0, metavar="N", help="With --wait: for at least N devices."
@@ -59,7 +76,7 @@ _waiting = _options(
         "--timeout", "timeout_seconds", type=Seconds(), default=120.0, show_default=True, help="With --wait: at most."
     ),
 )
-_common = _options(home_option, passphrase_option, json_option)
+common_options = _options(home_option, passphrase_option, json_option)
 
 
 @main.command(short_help="Push a pipeline into a channel.")
@@ -71,8 +88,10 @@ _common = _options(home_option, passphrase_option, json_option)
 @click.option(
     "--require-portable", is_flag=True, help="Refuse a class without importable source: it runs on one Python."
 )
-@_waiting
-@_common
+@click.option("--security-floor", is_flag=True, help="From now on no device goes back below this release.")
+@click.option("--retry", is_flag=True, help="Try it also where the same bytes failed before.")
+@waiting_options
+@common_options
 def push(target: str | None, **chosen: Any) -> None:
     """Push a pipeline: TARGET is module:attr, file.py[:attr], or none for [tool.fieldcast] in pyproject.toml.
 
@@ -80,7 +99,7 @@ def push(target: str | None, **chosen: Any) -> None:
     """
     from publisher import pushing
 
-    _run(pushing.push, target, **chosen)
+    run(pushing.push, target, **chosen)
 
 
 @main.command(short_help="Offer an older release to the fleet again.")
@@ -90,8 +109,8 @@ def push(target: str | None, **chosen: Any) -> None:
     "--to", "sequence", type=int, metavar="N", help="Back to PIPELINE@N; else the newest good one from before."
 )
 @click.option("-m", "--message", help="Why, in one line.")
-@_waiting
-@_common
+@waiting_options
+@common_options
 def rollback(pipeline: str | None, **chosen: Any) -> None:
     """Offer an older release of PIPELINE to the fleet again, under a new number.
 
@@ -99,10 +118,10 @@ def rollback(pipeline: str | None, **chosen: Any) -> None:
     """
     from publisher import pushing
 
-    _run(pushing.rollback, pipeline, **chosen)
+    run(pushing.rollback, pipeline, **chosen)
 
 
-def _run(
+def run(
     act: Callable[..., PushResult],
     what: str | None,
     *,
@@ -110,7 +129,7 @@ def _run(
     passphrase_file: Path | None,
     **chosen: Any,
 ) -> None:
-    """Call `push` or `rollback`, print how it ended and exit accordingly."""
+    """Call `push`, `rollback` or `promote`, print how it ended and exit accordingly."""
     from publisher.passphrase import ask
 
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -140,7 +159,9 @@ def _print(result: PushResult) -> None:
     click.echo(f"{name} -> {result.channel}: {ending}  ({result.digest.hex[:12]})")
     if result.preflight:
         click.echo(f"  preflight: {result.preflight}")
-    if result.release:
+    if result.ending.value == "unchanged":
+        click.echo("  nothing was signed: the channel offers these bytes already")
+    elif result.release:
         click.echo(f"  {result.sent_bytes:,} bytes sent, {result.seconds:.1f} s in all")
     for device in result.devices:
         click.echo(f"  {_ended(device)}")

@@ -43,6 +43,18 @@ def _print(found: FleetStatus) -> None:
     for device in found.devices:
         if device.unreadable:
             click.echo(f"{device.device}: its report cannot be read: {device.unreadable}")
+        elif device.standing.value not in ("verified", "unsigned"):
+            click.echo(f"{device.device}: {device.standing.value.upper()}, its report does not count: it {device.why}")
+    click.echo(_counting(found))
+
+
+def _counting(found: FleetStatus) -> str:
+    """Say whose word counts."""
+    if found.unsigned_count:
+        return "No device is enrolled: reports count unsigned, and whoever reaches the broker can invent one."
+    unsigned = [one.device for one in found.devices if one.standing.value == "unsigned"]
+    more = f"; not counted: {', '.join(unsigned)}, unsigned" if unsigned else ""
+    return f"Only verified reports count{more}."
 
 
 def _offer(channel: ChannelStatus) -> str:
@@ -60,19 +72,26 @@ def _print_table(devices: list[DeviceStatus]) -> None:
 
     console = Console(highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("device", "online", "slot", "runs", "samples/s", "last"):
+    for column in ("device", "standing", "online", "slot", "runs", "samples/s", "last"):
         table.add_column(column, overflow="fold", justify="right" if column == "samples/s" else "left")
     for device in devices:
         for slot in device.report.slots if device.report is not None else ():
-            table.add_row(device.device, "yes" if device.online else "no", *_cells(slot, online=device.online))
+            table.add_row(
+                device.device,
+                device.standing.value,
+                "yes" if device.online else "no",
+                *_cells(slot, online=device.online),
+            )
     click.echo()
     console.print(table)
     for device in devices:
         for slot in device.report.slots if device.report is not None else ():
             for reason in slot.reasons:
                 click.echo(f"{device.device}: {slot.last} {_state(slot)}, {reason}")
+        if device.report is not None and device.report.refused_commands:
+            since = f"{device.report.refused_commands} commands refused since its agent started"
+            click.echo(f"{device.device}: {since}, the last: {device.report.refused_command}")
     click.echo()
-    console.print("Reports are not signed in this version: take them as hints.", style="dim")
 
 
 def _cells(slot: SlotReport, *, online: bool) -> tuple[str, str, str, str]:

@@ -395,8 +395,9 @@ class TestStatus:
         monkeypatch.setattr(overview, "status", lambda home: found)
         output = run("status").stdout
         rows = [" ".join(line.split()) for line in output.splitlines()]
-        assert "hall-1 yes meter (s) meter@1 50 meter@2 rolled back" in rows
-        assert "hall-2 no m (s) nothing - nothing offered yet" in rows
+        assert "hall-1 unsigned yes meter (s) meter@1 50 meter@2 rolled back" in rows
+        assert "hall-2 unsigned no m (s) nothing - nothing offered yet" in rows
+        assert rows[-1].startswith("No device is enrolled: reports count unsigned")
         assert "hall-1: meter@2 rolled back, output: confidence = nan (model)" in rows
         assert "hall-3: its report cannot be read: no JSON" in rows
         assert json.loads(run("status", "--json").stdout)["devices"][2]["unreadable"] == "no JSON"

@@ -72,7 +72,10 @@ def test_a_cleared_report_is_forgotten() -> None:
 def test_what_cannot_be_believed_is_named_until_a_good_one_comes(payload: bytes, words: str) -> None:
     fleet = Fleet(TOPICS)
     fleet.hear(TOPICS.report("d1"), payload, True)
-    assert words in known(fleet)["d1"][2]
+    found = fleet.devices()[0]
+    assert words in found.why
+    assert not found.counts
+    assert fleet.counted() == []
     hear(fleet, report("d1"))
     assert known(fleet) == {"d1": (False, True, "")}
 

@@ -95,11 +95,11 @@ def test_a_place_that_cannot_be_made(tmp_path: Path) -> None:
 def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, calls = founding.create_channel, []
 
-    def interrupted(*arguments: object) -> Channel:
+    def interrupted(*arguments: object, **more: object) -> Channel:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return whole(*arguments)  # type: ignore[arg-type]
+        return whole(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(founding, "create_channel", interrupted)
     with pytest.raises(KeyboardInterrupt):

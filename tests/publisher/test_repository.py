@@ -21,8 +21,9 @@ from edge_agent.contract.messages import Rollout, decode_envelope
 from edge_agent.contract.verification import Request, Verified
 from edge_agent.update.verifier import answer
 from publisher import repository, roles, verification
+from publisher.creation import create_channel
 from publisher.keys import KeyStore
-from publisher.repository import Channel, Conflict, Published, Record, create_channel
+from publisher.repository import Channel, Conflict, Published, Record
 from tests.simulators.channel import DAY_SECONDS, ChannelSimulator, sample_manifest
 
 PASS = "correct horse"
