@@ -14,32 +14,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from edge_agent import telemetry, wiring
+import edge_agent
+from edge_agent import policies, telemetry, wiring
+from edge_agent.commands import Commands
 from edge_agent.config import Config
-from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import StoreError, UpdateRejected
 from edge_agent.contract.messages import Topics
 from edge_agent.doorbell import Doorbell
+from edge_agent.events import Events
 from edge_agent.profile import collect
 from edge_agent.reporter import Reporter
 from edge_agent.runtime.crew import Notice, NoticeKind
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.transport import envelope
-from edge_agent.transport.puller import Puller
 from edge_agent.update.deployment import Event, EventKind
 from edge_agent.update.ports import Ports
-from edge_agent.update.store import Store
+from edge_agent.update.recovery import open_store
 from edge_agent.update.trust import verify
 from edge_agent.update.updater import Updater
 
 __all__ = ["Agent"]
 
 log = logging.getLogger(__name__)
-FETCH_SECONDS = 600.0
 LOOP_SECONDS_MAX = 1.0
 STORE_RETRY_SECONDS = 5.0
+STATUS_SECONDS = 4.0
 DATABASE = "agent.db"
 EVENTS = {
     NoticeKind.PROVEN: EventKind.PROVEN,
@@ -56,17 +56,31 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self._config, state = config, config.device.state
         self._lock = wiring.lock_state(state)
-        self._store = Store(state / DATABASE)
+        self._store = open_store(state / DATABASE, state / "releases", time.time())
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._rings: queue.SimpleQueue[queue.SimpleQueue[bytes]] = queue.SimpleQueue()
         self._stopping = False
-        self._trouble, self._status = "", b"{}"
+        self._troubles, self._status = {"tick": "", "work": ""}, b"{}"
         self._topics = Topics(config.device.fleet)
         self._systemd = telemetry.Systemd()
         boot, profile = self._count_boot(), collect()
         self._supervisor = Supervisor(wiring.lane(config, name, boot, self._noticed) for name in config.slot)
         self._client = wiring.control_client(config, self._message, self._connection)
-        self._puller = Puller(self._client, self._topics, state / "blobs")
-        self._reporter = Reporter(config, self._store, self._supervisor, self._client, profile, boot)
+        self._fetcher, self._hear = wiring.fetcher(config, self._client)
+        signer = wiring.signer(config)
+        self._reporter = Reporter(config, self._store, self._supervisor, self._client, profile, boot, signer)
+        self._events = Events(self._store, self._client, boot=boot, device=config.device, signer=signer)
+        self._commands = Commands(
+            config,
+            self._store,
+            self._client,
+            session=self._reporter.session,
+            signer=signer,
+            about=f"fieldcast {edge_agent.__version__}, boot {boot}",
+            report=self._reporter.changed,
+        )
+        self._reporter.sources = lambda: dict(self._fetcher.faults)
+        self._reporter.refusals = lambda: (self._commands.refused, self._commands.why)
         self._updater = Updater(
             device=config.device.id,
             fleet=config.device.fleet,
@@ -76,6 +90,7 @@ class Agent:
             releases=state / "releases",
             profile=profile,
             ports=self._ports(),
+            retention=policies.retention(config.store),
         )
 
     def _count_boot(self) -> int:
@@ -87,25 +102,41 @@ class Agent:
     def _ports(self) -> Ports:
         tunables = {name: dict(slot.tunable) for name, slot in self._config.slot.items()}
         return Ports(
-            verify=verify,
-            fetch=self._fetch,
-            blob_path=lambda ref: self._puller.path(ref.digest),
+            verify=functools.partial(verify, lock=self._config.device.state / "verifier.lock"),
+            fetch=self._fetcher.fetch,
+            blob_path=lambda ref: self._fetcher.path(ref.digest),
             runtime=wiring.RuntimePort(self._supervisor, tunables),
             wake=self._wake,
-            changed=lambda: self._reporter.changed(),
+            changed=self._changed,
+            blobs=self._config.device.state / "blobs",
         )
+
+    def _changed(self) -> None:
+        self._events.changed()
+        self._reporter.changed()
 
     # --- from other threads --------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        self._work.put(lambda now: None)
+        self._work.put(_nothing)
 
-    def _fetch(self, ref: BlobRef, cancel: threading.Event) -> Path:
-        return self._puller.fetch(ref, timeout_seconds=FETCH_SECONDS, stop=cancel)
+    def _told(self) -> bytes:
+        """Return the status as the main loop finds it now; while that is busy for long, the one before."""
+        answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._rings.put(answer)
+        self._wake()
+        try:
+            self._status = answer.get(timeout=STATUS_SECONDS)
+        except queue.Empty:
+            log.warning("busy for %.0f s, told an older status", STATUS_SECONDS)
+        return self._status
 
     def _message(self, topic: str, payload: bytes, retain: bool) -> None:
-        if self._puller.on_message(topic, payload, retain):
+        if self._hear(topic, payload, retain):
             return
+        if topic == self._commands.topic:
+            self._commands.offer(payload)
+            self._wake()
         for channel in self._config.channel:
             if topic == self._topics.trust(channel) and payload:
                 self._work.put(functools.partial(self._announced, channel, payload))
@@ -123,7 +154,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ask_to_stop())
         sys.setswitchinterval(0.001)  # the supervisor's thread must not wait 5 ms for this one
-        doorbell = Doorbell(self._config.device.state, lambda: self._status, self._wake)
+        doorbell = Doorbell(self._config.device.state, self._told, lambda: None)
         try:
             self._start()
             while not self._stopping:
@@ -136,9 +167,8 @@ class Agent:
         config = self._config
         self._supervisor.start()
         self._updater.start(time.time())
-        self._status = self._reporter.status(time.time(), self._trouble)
         self._client.start()
-        self._client.subscribe([self._topics.trust(channel) for channel in config.channel])
+        self._client.subscribe([*(self._topics.trust(channel) for channel in config.channel), self._commands.topic])
         self._systemd.notify("READY=1\nSTATUS=running")
         log.info("ready device=%s slots=%s", config.device.id, ",".join(config.slot))
 
@@ -157,7 +187,15 @@ class Agent:
         self._work_until(
             min(max(due - now, 0.05), self._systemd.watchdog_seconds or LOOP_SECONDS_MAX, LOOP_SECONDS_MAX)
         )
-        self._status = self._reporter.status(time.time(), self._trouble)
+        self._answer_rings()
+
+    def _answer_rings(self) -> None:
+        """Compose the status only for who asks: it costs a dozen queries, and only this thread may ask the store."""
+        waiting = self._rings.qsize()
+        trouble = self._troubles["work"] or self._troubles["tick"]
+        status = self._reporter.status(time.time(), trouble) if waiting else b""
+        for _ in range(waiting):
+            self._rings.get_nowait().put(status)
 
     def _work_until(self, seconds: float) -> None:
         """Do what is in the queue, waiting up to `seconds` for a first piece."""
@@ -171,23 +209,29 @@ class Agent:
 
     def _tick(self, now: float) -> float:
         try:
-            return self._updater.tick(now)
+            due = self._updater.tick(now)
+            self._commands.tick(now)
+            self._events.tick()
         except StoreError as error:
-            self._note_trouble(error)
+            self._note_trouble("tick", error)
             return now + STORE_RETRY_SECONDS
+        self._troubles["tick"] = ""
+        return due
 
-    def _note_trouble(self, error: StoreError) -> None:
-        if str(error) != self._trouble:
+    def _note_trouble(self, where: str, error: StoreError) -> None:
+        if str(error) != self._troubles[where]:
             log.error("not written, tried again every %.0f s reason=%s", STORE_RETRY_SECONDS, error)
-        self._trouble = str(error)
+        self._troubles[where] = str(error)
 
     def _do(self, work: Work) -> None:
         """Do one piece of work; what the disk refuses now is tried again, since news comes only once."""
+        if work is _nothing:
+            return
         try:
             work(time.time())
-            self._trouble = ""
+            self._troubles["work"] = ""
         except StoreError as error:
-            self._note_trouble(error)
+            self._note_trouble("work", error)
             timer = threading.Timer(STORE_RETRY_SECONDS, self._work.put, [work])
             timer.daemon = True
             timer.start()
@@ -225,3 +269,7 @@ class Agent:
         alone = self._store.active(notice.slot) is None
         loaded = EventKind.LOADED_ALONE if alone else EventKind.LOADED
         self._updater.happen(notice.key, Event(kind=EVENTS.get(notice.kind, loaded), reasons=reasons), now)
+
+
+def _nothing(now: float) -> None:
+    """Work that only ends the wait for work."""

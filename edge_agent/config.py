@@ -16,37 +16,50 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from edge_agent.contract.dtypes import has_unit, is_scaled
 from edge_agent.contract.errors import ConfigError
+from edge_agent.faults import condition_faults, limit_faults, window_faults
 from edge_agent.sections import (
+    COMMAND_TYPES,
     DEFAULT_PORTS,
     STATE_DIRECTORY,
+    Blobs,
     Broker,
     Channel,
     Column,
+    Commands,
+    Condition,
     Config,
     CsvInput,
     Device,
+    LocalPolicy,
     MqttInput,
     MqttOutput,
     Section,
     Slot,
     SqliteOutput,
+    StoreLimits,
     Timestamp,
 )
-from edge_agent.tables import Tables, hint
+from edge_agent.tables import Tables, hint, listing
 
 __all__ = [
     "STATE_DIRECTORY",
+    "Blobs",
     "Broker",
     "Channel",
     "Column",
+    "Commands",
+    "Condition",
     "Config",
     "CsvInput",
     "Device",
+    "LocalPolicy",
     "MqttInput",
     "MqttOutput",
     "Slot",
     "SqliteOutput",
+    "StoreLimits",
     "Timestamp",
     "load",
 ]
@@ -57,10 +70,11 @@ SOURCES: dict[str, type[Section]] = {"mqtt": MqttInput, "csv": CsvInput}
 SINKS: dict[str, type[Section]] = {"mqtt": MqttOutput, "sqlite": SqliteOutput}
 _SECTIONS = {
     "device": "[device] with id and fleet",
-    "broker": '[broker] with url = "mqtt://host"',
     "channel": '[channel.NAME] with root = "1.root.json"',
     "slot": "[slot.NAME] with channel, input and output",
 }
+_OPTIONAL = ("broker", "store", "commands", "blobs")
+MIRRORS = ("file", "https", "http", "s3", "gs", "az")
 _TABLE = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 
 
@@ -101,20 +115,48 @@ class _Reading(Tables):
 
     def config(self, path: Path, tables: dict[str, Any]) -> Config | None:
         """Build the whole configuration, or None when there are faults."""
-        self.refuse_unknown("", tables, _SECTIONS)
+        self.refuse_unknown("", tables, [*_SECTIONS, *_OPTIONAL])
         for name, example in _SECTIONS.items():
             if not tables.get(name):
                 self.fault(name, f"missing: the file needs {example}")
         channels = tables.get("channel")
         self._channels = list(channels) if isinstance(channels, dict) else []
         device = self._device("device", tables.get("device") or {}) if tables.get("device") else None
-        broker = self._broker("broker", tables["broker"]) if tables.get("broker") else None
+        broker = self._broker("broker", tables["broker"]) if "broker" in tables else None
         channel = self._every("channel", tables.get("channel") or {}, self._channel)
         slot = self._every("slot", tables.get("slot") or {}, self._slot)
-        if self.faults or device is None or broker is None:
+        store = self._store("store", tables.get("store", {}))
+        commands = self._commands("commands", tables.get("commands", {}))
+        blobs = self._blobs("blobs", tables.get("blobs", {}))
+        for name, one in slot.items() if broker is None else ():
+            self._require_brokers(f"slot.{name}", one)
+        if self.faults or device is None or store is None or commands is None or blobs is None:
             return None
         slot = {name: _with_stream(one, f"{device.id}/{name}") for name, one in slot.items()}
-        return Config(path=path, device=device, broker=broker, channel=channel, slot=slot)
+        return Config(
+            path=path,
+            device=device,
+            broker=broker,
+            channel=channel,
+            slot=slot,
+            store=store,
+            commands=commands,
+            blobs=blobs,
+        )
+
+    def _blobs(self, key: str, table: Any) -> Blobs | None:
+        blobs = self.section(key, table, Blobs)
+        if blobs is None:
+            return None
+        if not blobs.sources or len(set(blobs.sources)) != len(blobs.sources):
+            self.fault(f"{key}.sources", 'name each source once: sources = ["mqtt", "https://mirror.example/fleet"]')
+        for url in blobs.sources:
+            if url != "mqtt" and (fault := _mirror_fault(url)):
+                self.fault(f"{key}.sources", fault)
+        if not (math.isfinite(blobs.bytes_per_second) and blobs.bytes_per_second >= 0):
+            self.fault(f"{key}.bytes_per_second", f"{blobs.bytes_per_second} must be positive, or 0 for no limit")
+        self._file(f"{key}.ca", blobs.ca)
+        return blobs
 
     def _every(self, key: str, table: Any, read: Any) -> dict[str, Any]:
         found = self.named(key, table, read)
@@ -153,11 +195,48 @@ class _Reading(Tables):
             self._file(f"{key}.root", channel.root)
         return channel
 
+    def _commands(self, key: str, table: Any) -> Commands | None:
+        commands = self.section(key, table, Commands)
+        for name in commands.allow if commands is not None else ():
+            if name not in COMMAND_TYPES:
+                known = f"{hint(name, COMMAND_TYPES)}; there is {listing(COMMAND_TYPES)}"
+                self.fault(f"{key}.allow", f"{name!r} is no command{known}")
+        return commands
+
     def _slot(self, key: str, table: Any) -> Slot | None:
-        slot = self.section(key, table, Slot, {"input": self._input, "output": self._output})
+        readers = {"input": self._input, "output": self._output, "policy": self._policy}
+        slot = self.section(key, table, Slot, readers)
         if slot is not None and slot.channel not in self._channels:
             self.fault(f"{key}.channel", f"there is no [channel.{slot.channel}]{hint(slot.channel, self._channels)}")
         return slot
+
+    def _require_brokers(self, key: str, slot: Slot) -> None:
+        """A device without [broker] takes releases from a directory; topics need a broker all the same."""
+        for end, plug in (("input", slot.input), ("output", slot.output)):
+            if isinstance(plug, MqttInput | MqttOutput) and plug.broker is None:
+                self.fault(f"{key}.{end}.broker", 'missing: there is no [broker]; say broker = "mqtt://host"')
+
+    def _store(self, key: str, table: Any) -> StoreLimits | None:
+        limits = self.section(key, table, StoreLimits)
+        for name, words in limit_faults(limits) if limits is not None else ():
+            self.fault(f"{key}.{name}", words)
+        return limits
+
+    def _policy(self, key: str, table: Any) -> LocalPolicy | None:
+        policy = self.section(key, table, LocalPolicy, {"require": self._conditions})
+        for name, words in window_faults(policy) if policy is not None else ():
+            self.fault(f"{key}.{name}", words)
+        return policy
+
+    def _conditions(self, key: str, value: Any) -> list[Condition | None]:
+        if not isinstance(value, list):
+            self.fault(key, 'expected an array of tables: require = [{file = "/sys/…/capacity", minimum = 40}]')
+            return []
+        found = [self.section(f"{key}[{number}]", table, Condition) for number, table in enumerate(value)]
+        for number, condition in enumerate(found):
+            for name, words in condition_faults(condition) if condition is not None else ():
+                self.fault(f"{key}[{number}]{name}", words)
+        return found
 
     def _input(self, key: str, table: Any) -> Section | None:
         kind = self.one_of(key, table, "source", SOURCES)
@@ -194,6 +273,12 @@ class _Reading(Tables):
             self.fault(f"{key}.scale", f"{column.scale} must be finite and not 0")
         if not math.isfinite(column.offset):
             self.fault(f"{key}.offset", f"{column.offset} must be finite")
+        if (column.scale != 1 or column.offset != 0) and not is_scaled(column.dtype):
+            what = "scale" if column.scale != 1 else "offset"
+            words = ": read it as float64" if has_unit(column.dtype) else ""
+            self.fault(f"{key}.{what}", f"a column of dtype {column.dtype} cannot be scaled or shifted{words}")
+        if column.unit and not has_unit(column.dtype):
+            self.fault(f"{key}.unit", f"a column of dtype {column.dtype} has no unit: leave it out")
 
     def _mqtt(self, key: str, topic: str, qos: int, *, wildcards: bool) -> None:
         fault = _topic_fault(topic, wildcards=wildcards)
@@ -236,6 +321,20 @@ def _url_fault(url: str) -> str:
         return "must not hold credentials: use username and password_file"
     if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query or parts.fragment:
         return f"{url!r} must be {parts.scheme}://host or {parts.scheme}://host:port"
+    return ""
+
+
+def _mirror_fault(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return f"{url!r} is not a URL: {error}"
+    if parts.scheme not in MIRRORS:
+        return f"{url!r} must be mqtt, or start with {', '.join(f'{one}://' for one in MIRRORS)}"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold credentials: they would end in logs"
+    if parts.query or parts.fragment or not (parts.path if parts.scheme == "file" else parts.hostname):
+        return f"{url!r} must be the root of a mirror: {parts.scheme}://place/path"
     return ""
 
 

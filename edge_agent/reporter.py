@@ -1,6 +1,7 @@
 """Composes what the agent says of itself: the retained report, the status behind the doorbell, birth and goodbye.
 
-It reads the store and the lanes and publishes when something changed or a report is due; it decides nothing.
+It reads the store and the lanes and publishes when something changed or a report is due; it decides nothing. A device
+with an identity signs its reports (T8).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,8 +18,10 @@ from edge_agent import telemetry
 from edge_agent.config import Config
 from edge_agent.contract.compatibility import Profile
 from edge_agent.contract.digest import encode_json
-from edge_agent.contract.errors import TransportError
-from edge_agent.contract.messages import Report, Topics, encode_report
+from edge_agent.contract.dsse import Signer
+from edge_agent.contract.errors import StoreError, TransportError
+from edge_agent.contract.messages import Topics
+from edge_agent.contract.reports import Report, encode_report
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.transport.client import Client
 from edge_agent.update.store import Store
@@ -31,15 +35,28 @@ GOODBYE_SECONDS = 2.0
 
 
 class Reporter:
-    """One device's voice. Times are seconds UTC; all calls come from the agent's main loop."""
+    """One device's voice. Times are seconds UTC; all calls come from the agent's main loop.
+
+    `session` names this run of the agent. `refusals` tells how many commands were refused in it, and why the last was.
+    """
 
     def __init__(
-        self, config: Config, store: Store, supervisor: Supervisor, client: Client, profile: Profile, boot: int
+        self,
+        config: Config,
+        store: Store,
+        supervisor: Supervisor,
+        client: Client,
+        profile: Profile,
+        boot: int,
+        signer: Signer | None = None,
     ) -> None:
         self._config, self._store, self._supervisor = config, store, supervisor
         self._client, self._profile, self._boot = client, profile, boot
         self._topics = Topics(config.device.fleet)
-        self._session = os.urandom(8).hex()
+        self._signer = signer
+        self.session = os.urandom(8).hex()
+        self.refusals: Callable[[], tuple[int, str]] = lambda: (0, "")
+        self.sources: Callable[[], dict[str, str]] = dict
         self._rates = telemetry.Rates()
         self._counter = 0
         self._last = self.due = 0.0
@@ -58,7 +75,7 @@ class Reporter:
 
     def birth(self) -> None:
         """Say that the device is there, in this session."""
-        self._publish(self._topics.online(self._config.device.id), f"1 {self._session}".encode())
+        self._publish(self._topics.online(self._config.device.id), f"1 {self.session}".encode())
         self.changed()
 
     def goodbye(self, now: float) -> None:
@@ -86,7 +103,12 @@ class Reporter:
 
     def _publish_report(self, now: float) -> None:
         self._counter += 1
-        self._publish(self._topics.report(self._config.device.id), encode_report(self._report(now)))
+        try:
+            message = encode_report(self._report(now), self._signer)
+        except (ValueError, StoreError) as error:
+            log.error("no report reason=%s", error)
+            return
+        self._publish(self._topics.report(self._config.device.id), message)
 
     def _publish(self, topic: str, payload: bytes) -> None:
         try:
@@ -100,7 +122,8 @@ class Reporter:
             telemetry.slot_report(self._store, name, slot.channel, *self._measures(name))
             for name, slot in self._config.slot.items()
         ]
-        return telemetry.report(
+        refused, why = self.refusals()
+        report = telemetry.report(
             fleet=device.fleet,
             device=device.id,
             labels=device.labels,
@@ -110,6 +133,9 @@ class Reporter:
             slots=slots,
             channels={name: telemetry.channel_status(self._store, name, now) for name in self._config.channel},
             profile=self._profile,
+        )
+        return msgspec.structs.replace(
+            report, session=self.session, refused_commands=refused, refused_command=why, sources=self.sources()
         )
 
     def _measures(self, slot: str) -> tuple[dict[str, int], float]:

@@ -12,23 +12,33 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from edge_agent.contract.dtypes import DEFAULT, Dtype
+from edge_agent.contract.errors import ConfigError
+
 __all__ = [
     "STATE_DIRECTORY",
+    "Blobs",
     "Broker",
     "Channel",
     "Column",
+    "Commands",
+    "Condition",
     "Config",
     "CsvInput",
     "Device",
+    "LocalPolicy",
     "MqttInput",
     "MqttOutput",
     "Section",
     "Slot",
     "SqliteOutput",
+    "StoreLimits",
     "Timestamp",
 ]
 
 STATE_DIRECTORY = Path("/var/lib/edge-agent")
+# Those that run code (`exec`, `call`, `dev`) have no effect in this version, but may be forbidden or allowed by name.
+COMMAND_TYPES = ("ping", "report", "rollback", "retry", "hold", "exec", "call", "dev")
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -84,19 +94,42 @@ class Broker(Section, frozen=True, kw_only=True):
         return None if self.password_file is None else self.password_file.read_bytes().rstrip(b"\r\n")
 
 
+class Blobs(Section, frozen=True, kw_only=True):
+    """Where blobs come from, in this order: `mqtt`, or the URL of a mirror (`file`, `https`, `http`, `s3`, `gs`, `az`).
+
+    `ca` is a PEM file that https mirrors are checked against (the system's otherwise). `bytes_per_second` limits what is
+    fetched, 0 is no limit. Without `deltas` blobs are always fetched whole.
+    """
+
+    sources: list[str] = msgspec.field(default_factory=lambda: ["mqtt"])
+    ca: Path | None = None
+    bytes_per_second: float = 0.0
+    deltas: bool = True
+
+
 class Channel(Section, frozen=True, kw_only=True):
     """A channel this device follows, and the root of its trust (`1.root.json`)."""
 
     root: Path
 
 
+class Commands(Section, frozen=True, kw_only=True):
+    """Which commands of operators this device takes over the network, whatever their keys allow."""
+
+    allow: list[str] = msgspec.field(default_factory=lambda: ["ping", "report", "rollback"])
+
+
 class Column(Section, frozen=True, kw_only=True):
-    """Where a column's values lie in a payload or file: `value * scale + offset`, in `unit` afterwards."""
+    """Where a column's values lie in a payload or file, and what they are.
+
+    Numbers, alone or in a vector, become `value * scale + offset`, in `unit` afterwards.
+    """
 
     path: str
     scale: float = 1.0
     offset: float = 0.0
     unit: str = ""
+    dtype: Dtype = DEFAULT
 
 
 class Timestamp(Section, frozen=True, kw_only=True):
@@ -160,6 +193,43 @@ class SqliteOutput(Section, frozen=True, kw_only=True):
     stream: str = ""
 
 
+class Condition(Section, frozen=True, kw_only=True):
+    """What must hold before an update goes on: the number in `file` lies within bounds, or `command` exits with 0.
+
+    `seconds` is how long the command may take.
+    """
+
+    file: Path | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    command: list[str] = []
+    seconds: float = 5.0
+
+
+class LocalPolicy(Section, frozen=True, kw_only=True):
+    """When updates of a slot may be fetched and activated: daily windows such as `22:00-05:00` or `22:00-05:00 UTC`.
+
+    No window means at any time. While the file `lock` is there, or a condition does not hold, nothing new begins. After
+    the agent or the machine died, the committed release runs alone for `settle_seconds` before a candidate starts.
+    """
+
+    fetch: list[str] = []
+    activate: list[str] = []
+    lock: Path | None = None
+    require: list[Condition] = []
+    settle_seconds: float = 10.0
+
+
+class StoreLimits(Section, frozen=True, kw_only=True):
+    """What is kept on the device: committed releases of each slot, the active one included, and blobs in MiB.
+
+    Blobs of kept releases stay whatever the budget.
+    """
+
+    keep: int = 3
+    budget_mb: int = 1024
+
+
 class Slot(Section, frozen=True, kw_only=True):
     """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output."""
 
@@ -167,13 +237,27 @@ class Slot(Section, frozen=True, kw_only=True):
     input: MqttInput | CsvInput
     output: MqttOutput | SqliteOutput
     tunable: dict[str, Any] = {}
+    policy: LocalPolicy = LocalPolicy()
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """The whole file. Paths are absolute; every `stream` is filled in (`<device>/<slot>` unless named)."""
+    """The whole file. Paths are absolute; every `stream` is filled in (`<device>/<slot>` unless named).
+
+    A device without `broker` hears and tells nothing: what it runs comes with `edge-agent import`.
+    """
 
     path: Path
     device: Device
-    broker: Broker
+    broker: Broker | None = None
     channel: dict[str, Channel]
     slot: dict[str, Slot]
+    store: StoreLimits = StoreLimits()
+    commands: Commands = Commands()
+    blobs: Blobs = Blobs()
+
+    def broker_of(self, plug: MqttInput | MqttOutput) -> Broker:
+        """Return the broker of a topic: its own, else the agent's. Raises `ConfigError` when there is neither."""
+        found = plug.broker or self.broker
+        if found is None:
+            raise ConfigError(f"topic {plug.topic} has no broker: write [broker], or broker = with the topic")
+        return found

@@ -17,9 +17,11 @@ from typing import Any
 import msgspec
 
 from edge_agent.contract.compatibility import Profile
+from edge_agent.contract.errors import ReasonCode
 from edge_agent.contract.messages import Report, SlotReport
+from edge_agent.update.clock import clock_doubt
 from edge_agent.update.deployment import Deployment, State
-from edge_agent.update.store import Store
+from edge_agent.update.store import STUCK, Store
 
 __all__ = ["Rates", "Systemd", "channel_status", "profile_summary", "report", "set_up_logging", "slot_report"]
 
@@ -79,6 +81,7 @@ def slot_report(store: Store, slot: str, channel: str, counters: Mapping[str, in
     """Return what the slot runs and what became of the last release it was offered."""
     active, under_way = store.active(slot), store.under_way(slot)
     last = under_way or _newest(active, store.last_ended(slot))
+    pin = store.pin(slot)
     return SlotReport(
         pipeline=slot,
         channel=channel,
@@ -92,6 +95,10 @@ def slot_report(store: Store, slot: str, channel: str, counters: Mapping[str, in
         reasons=list(last.reasons) if last else [],
         counters=dict(sorted(counters.items())),
         samples_per_second=rate,
+        due=round(under_way.due, 3) if under_way is not None else 0.0,
+        pinned=pin.release if pin is not None else "",
+        held=bool(store.holds(slot, time.time())),
+        stuck=store.note(f"{STUCK}{slot}") != "",
     )
 
 
@@ -103,7 +110,7 @@ def _newest(active: Deployment | None, ended: Deployment | None) -> Deployment |
 
 
 def channel_status(store: Store, channel: str, now: float) -> dict[str, Any]:
-    """Return how fresh a channel's accepted metadata is, and why the last envelope was refused, if it was."""
+    """Return how fresh a channel's metadata is, why the last envelope was refused, and what is wrong with the clock."""
     trust, refusal = store.trust(channel), store.refusal(channel)
     status: dict[str, Any] = {}
     if trust is not None:
@@ -111,9 +118,14 @@ def channel_status(store: Store, channel: str, now: float) -> dict[str, Any]:
         status["expires"] = round(trust.expires)
         if max(now, store.fact("clock")) > trust.expires:
             status["stale_since"] = round(trust.expires)
+    doubt = clock_doubt(now, store.fact("clock"), None)
     if refusal is not None:
+        doubts = [reason.message for reason in refusal.reasons if reason.code is ReasonCode.CLOCK]
+        doubt = "; ".join([doubt, *doubts]).removeprefix("; ")
         status["refused_at"] = round(refusal.at)
         status["refused"] = msgspec.to_builtins(refusal.reasons)
+    if doubt:
+        status["clock"] = doubt
     return status
 
 

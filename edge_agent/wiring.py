@@ -12,11 +12,14 @@ from typing import Any
 
 import msgspec
 
+from edge_agent import policies
 from edge_agent.config import Config, CsvInput, MqttInput, Slot, SqliteOutput
 from edge_agent.contract.digest import Digest, encode_json
+from edge_agent.contract.dsse import Signer
 from edge_agent.contract.errors import ConfigError, StoreError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import Topics
+from edge_agent.identity import DeviceIdentity
 from edge_agent.runtime.crew import Notice, Plan
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.lane import Lane
@@ -25,9 +28,16 @@ from edge_agent.runtime.sources import open_source
 from edge_agent.runtime.sqlite_sink import last_sequence
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.transport.client import Client, OnMessage, OnState, Will
+from edge_agent.transport.fetcher import Fetcher, Source
+from edge_agent.transport.fetchers import Fetchers
+from edge_agent.transport.mirror import Mirror
+from edge_agent.transport.pace import Pace
+from edge_agent.transport.patching import Hints
+from edge_agent.transport.puller import Puller
+from edge_agent.transport.unconnected import Nowhere, Unconnected
 from edge_agent.update.ports import SlotSetup
 
-__all__ = ["RuntimePort", "control_client", "lane", "lock_state", "roots", "slot_setups"]
+__all__ = ["RuntimePort", "control_client", "lane", "lock_state", "roots", "signer", "slot_setups"]
 
 # Samples counted here start at boot counter x 2^32: above every earlier run, and exact in a JavaScript number.
 BOOT_BITS = 32
@@ -81,6 +91,8 @@ def _start_sequence(slot: Slot, boot: int) -> int:
 def control_client(config: Config, on_message: OnMessage, on_state: OnState) -> Client:
     """Return the control plane's connection, not started. Raises `ConfigError` for files that cannot be read."""
     broker, device = config.broker, config.device
+    if broker is None:
+        return Unconnected(f"{device.fleet}-{device.id}")
     try:
         password = broker.password()
     except OSError as error:
@@ -97,6 +109,41 @@ def control_client(config: Config, on_message: OnMessage, on_state: OnState) -> 
         on_message=on_message,
         on_state=on_state,
     )
+
+
+def signer(config: Config) -> Signer | None:
+    """Return what signs the device's messages, None for a device without identity. Raises `ConfigError`."""
+    identity = DeviceIdentity.load(config)
+    return Signer(sign=identity.sign, cert=identity.certificate_pem.decode("ascii")) if identity is not None else None
+
+
+def fetcher(config: Config, client: Client) -> tuple[Fetchers, Callable[[str, bytes, bool], bool]]:
+    """Return what fetches blobs, one for each slot at a time, and who must hear every message of `client` first."""
+    pace = Pace(config.blobs.bytes_per_second)
+    # Two for each slot: it may mend what is committed while it fetches what comes next.
+    made = [_fetcher(config, client, pace) for _ in range(2 * len(config.slot))]
+
+    def hear(topic: str, payload: bytes, retain: bool) -> bool:
+        # Every one hears it: two may have asked for the same hint.
+        answers = [heard(topic, payload, retain) for _, heard in made]
+        return any(answers)
+
+    return Fetchers([one for one, _ in made]), hear
+
+
+def _fetcher(config: Config, client: Client, pace: Pace) -> tuple[Fetcher, Callable[[str, bytes, bool], bool]]:
+    topics, directory = Topics(config.device.fleet), config.device.state / "blobs"
+    puller, hints = Puller(client, topics, directory, pace=pace), Hints(client, topics)
+    sources: list[Source] = [
+        puller if name == "mqtt" else Mirror(name, directory, ca=config.blobs.ca, pace=pace)
+        for name in config.blobs.sources
+        if name != "mqtt" or config.broker is not None
+    ] or [Nowhere()]
+
+    def hear(topic: str, payload: bytes, retain: bool) -> bool:
+        return hints.on_message(topic, payload, retain) or puller.on_message(topic, payload, retain)
+
+    return Fetcher(directory, sources, hints if config.blobs.deltas and config.broker else None), hear
 
 
 def roots(config: Config) -> dict[str, bytes]:
@@ -123,8 +170,10 @@ def slot_setups(config: Config) -> dict[str, SlotSetup]:
             channel=slot.channel,
             columns=columns,
             units={key: column.unit for key, column in slot.input.columns.items() if column.unit},
+            dtypes={key: column.dtype for key, column in slot.input.columns.items()},
             tunables=dict(slot.tunable),
             config_digest=Digest.of(told).hex,
+            policy=policies.policy(slot.policy),
         )
     return setups
 

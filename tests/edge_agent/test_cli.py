@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from edge_agent import cli
+from edge_agent import overview
 from edge_agent.cli import main
 from tests.simulators import author
 from tests.simulators.broker import EXECUTABLE, Mosquitto
@@ -97,6 +97,11 @@ BAD = {
         3,
         "has the agent run on this device yet",
     ),
+    "never run: pin": (["release", "pin", "--config", "agent.toml"], 3, "has the agent run on this device yet?"),
+    "never run: gc": (["gc", "--config", "agent.toml"], 3, "has the agent run on this device yet?"),
+    "no such slot: hold": (["hold", "x", "--config", "agent.toml"], 2, "there is no slot 'x' in"),
+    "a hold for how long": (["hold", "--for", "soon", "--config", "agent.toml"], 2, "'soon' is not a time"),
+    "hold and not": (["hold", "--off", "--for", "1h", "--config", "agent.toml"], 2, "do not go together"),
     "no such slot": (
         ["release", "rollback", "--slot", "x", "--config", "agent.toml"],
         2,
@@ -115,6 +120,28 @@ def test_bad_input_is_one_line(config: Path, case: str) -> None:
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
     assert sorted(config.parent.iterdir()) == before
+
+
+def test_the_doctor_names_every_fault_of_a_device_that_never_ran(config: Path) -> None:
+    config.write_text(GOOD.replace("mqtt://broker.local", "mqtt://127.0.0.1:1"))
+    (config.parent / "data.csv").unlink()
+    result = run("doctor", "--json", "--config", str(config))
+    assert result.exit_code == 1
+    found = {check["name"]: check for check in json.loads(result.stdout)}
+    assert {name for name, check in found.items() if check["state"] == "fail"} == {"configuration", "roots", "network"}
+    assert "there is no file" in found["configuration"]["words"]
+    assert "is no root of trust" in found["roots"]["words"]
+    assert "Connection refused" in found["network"]["words"]
+    assert all(check["advice"] for check in found.values() if check["state"] != "ok")
+    shown = run("doctor", "--config", str(config)).stdout
+    assert "fail  network         broker 127.0.0.1:1: Connection refused" in shown
+
+
+def test_the_doctor_tells_a_configuration_that_cannot_be_read(config: Path) -> None:
+    config.write_text("[device")
+    result = run("doctor", "--config", str(config))
+    assert result.exit_code == 1
+    assert result.stdout.startswith("fail  configuration")
 
 
 def test_several_slots_must_be_told_apart(config: Path) -> None:
@@ -136,7 +163,7 @@ def test_a_directory_of_somebody_else(config: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Permission denied", "/var/lib/edge-agent")
 
     (config.parent / "state").mkdir()
-    monkeypatch.setattr(cli, "ring", refuses)
+    monkeypatch.setattr(overview, "ring", refuses)
     result = run("status", "--config", str(config))
     assert (result.exit_code, result.stderr) == (3, "edge-agent: /var/lib/edge-agent: Permission denied\n")
 
@@ -186,7 +213,11 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["check-config"], ["status"], ["release"], ["release", "list"], ["profile"]]
+    "command",
+    [
+        *([], ["run"], ["check-config"], ["status"], ["release"], ["release", "list"], ["profile"]),
+        *(["release", "pin"], ["release", "unpin"], ["release", "retry"], ["hold"], ["gc"], ["doctor"]),
+    ],
 )
 def test_help_cuts_no_summary(command: list[str]) -> None:
     shown = run(*command, "--help").stdout
@@ -216,6 +247,8 @@ def test_a_device_running_and_stopped(fleet: FleetSimulator) -> None:
     assert refused.exit_code == 1
     assert "no earlier committed release" in json.loads(refused.stdout)["answer"]
 
+    steer_a_running_device(environment)
+
     fleet.release(fleet.write("bad.py", author.careless()))
     agent.until_ended("meter@2", "rolled_back")
     shown = run("status", **environment).stdout
@@ -230,7 +263,7 @@ def test_a_device_running_and_stopped(fleet: FleetSimulator) -> None:
 
     listed = run("release", "list", **environment).stdout.splitlines()
     assert [line[:9] for line in listed] == ["  meter@2", "* meter@1"]
-    assert " rolled back  output: " in listed[0]
+    assert " rolled back  quarantined output: " in listed[0]
     assert listed[1].endswith("committed")
     assert [row["active"] for row in json.loads(run("release", "list", "--json", **environment).stdout)] == [
         False,
@@ -240,3 +273,50 @@ def test_a_device_running_and_stopped(fleet: FleetSimulator) -> None:
 
     asked = run("release", "rollback", **environment)
     assert (asked.exit_code, asked.stdout) == (1, "refused: meter has no earlier committed release on this device\n")
+    steer_a_stopped_device(environment)
+
+
+def answer(*command: str, **environment: str) -> str:
+    result = run(*command, "--json", **environment)
+    assert result.exit_code == 0, result.output
+    return str(json.loads(result.stdout)["answer"])
+
+
+def steer_a_running_device(environment: dict[str, str]) -> None:
+    assert answer("release", "pin", **environment) == "meter is pinned to meter@1"
+    assert "  pinned to meter@1" in run("status", **environment).stdout
+    refused = run("release", "rollback", **environment)
+    assert refused.exit_code == 1
+    assert "no earlier" in refused.stdout or "pinned" in refused.stdout
+    assert answer("release", "unpin", **environment).startswith("meter is no longer pinned")
+    assert answer("hold", "meter", "--for", "2h", **environment).startswith("meter is held until 20")
+    assert "  held" in run("status", **environment).stdout
+    assert answer("hold", "--off", **environment) == "every slot is not held any more"
+    assert run("release", "retry", "meter@1", **environment).stdout == "refused: meter@1 was not condemned on meter\n"
+    assert answer("gc", "--all", **environment).startswith("removed 0 releases")
+    seen = run("doctor", "--json", **environment)
+    assert seen.exit_code == 0, seen.output
+    found = {check["name"]: check for check in json.loads(seen.stdout)}
+    assert {name for name, check in found.items() if check["state"] == "fail"} == set()
+    assert {"configuration", "roots", "state", "database", "clock", "agent", "mqtt", "channel"} <= found.keys()
+    assert found["agent"]["words"].startswith("running, pid ")
+    assert found["channel"]["state"] == "ok"
+
+
+def steer_a_stopped_device(environment: dict[str, str]) -> None:
+    assert answer("release", "pin", "meter@1", **environment) == "meter is pinned to meter@1"
+    assert run("release", "pin", "meter@2", **environment).exit_code == 1
+    assert json.loads(run("release", "list", "--json", **environment).stdout)[1]["pinned"] is True
+    assert answer("release", "unpin", "meter@1", **environment).startswith("meter is no longer pinned")
+    assert answer("hold", "--for", "90s", **environment).startswith("every slot is held until 20")
+    assert json.loads(run("status", "--json", **environment).stdout)["slots"][0]["held"] is True
+    assert answer("hold", "--off", **environment) == "every slot is not held any more"
+    assert answer("release", "retry", "meter@2", **environment) == "meter@2 may be tried again on meter"
+    assert json.loads(run("release", "list", "--json", **environment).stdout)[0]["quarantined"] is False
+    dry = json.loads(run("gc", "--all", "--dry-run", "--json", **environment).stdout)
+    assert dry["dry_run"] is True
+    done = json.loads(run("gc", "--all", "--json", **environment).stdout)
+    assert (done["blobs"], done["releases"]) == (dry["blobs"], dry["releases"])
+    assert json.loads(run("gc", "--all", "--json", **environment).stdout)["blobs"] == []
+    shown = run("doctor", **environment)
+    assert (shown.exit_code, "not running" in shown.stdout) == (0, True)

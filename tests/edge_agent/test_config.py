@@ -58,8 +58,16 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert slot.input.qos == 1
     assert slot.input.columns["ax"].path == "acc.x"
     assert (slot.input.columns["ay"].scale, slot.input.columns["ay"].unit) == (9.81, "m/s2")
+    assert slot.input.columns["ay"].dtype == "float64"
     assert slot.input.timestamp == Timestamp(path="t", unit="ms")
     assert slot.output == SqliteOutput(path=tmp_path / "out.db", table="output", stream="dev-1/activity")
+
+
+def test_which_commands_a_device_takes(tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD)).commands.allow == ["ping", "report", "rollback"]
+    assert load(write(tmp_path, GOOD + "[commands]\nallow = []")).commands.allow == []
+    with pytest.raises(ConfigError, match=r"commands\.allow: 'exce' is no command; did you mean 'exec'"):
+        load(write(tmp_path, GOOD + '[commands]\nallow = ["exce"]'))
 
 
 def test_csv_mqtt_and_tls(tmp_path: Path) -> None:
@@ -147,6 +155,20 @@ WRONG = [
     ("scale", "scale = 9.81", "scale = 0", "columns.ay.scale: 0.0 must be finite and not 0"),
     ("scale type", "scale = 9.81", 'scale = "9"', "columns.ay.scale: expected a number, got the string '9'"),
     ("offset", "scale = 9.81", "offset = inf", "columns.ay.offset: inf must be finite"),
+    ("dtype", "scale = 9.81", 'dtype = "text"', "columns.ay.dtype: expected one of bool, float64, int64, json, string"),
+    (
+        "text scale",
+        'scale = 9.81, unit = "m/s2"',
+        'scale = 2, dtype = "string"',
+        "ay.scale: a column of dtype string cannot be scaled",
+    ),
+    (
+        "int offset",
+        "scale = 9.81",
+        'offset = 2, dtype = "int64"',
+        "ay.offset: a column of dtype int64 cannot be scaled",
+    ),
+    ("text unit", "scale = 9.81", 'dtype = "string"', "columns.ay.unit: a column of dtype string has no unit"),
     (
         "columns list",
         MQTT_INPUT,

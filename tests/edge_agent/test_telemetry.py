@@ -209,6 +209,18 @@ def test_a_channel_tells_how_fresh_it_is_and_what_was_refused(store: Store) -> N
     }
 
 
+def test_a_channel_says_when_the_clock_cannot_be_right(store: Store) -> None:
+    day = 86_400.0
+    with store.transaction():
+        store.raise_fact("clock", 100 * day)
+    assert channel_status(store, "c", 100 * day) == {}
+    assert "behind by 100.0 days" in channel_status(store, "c", 0.0)["clock"]
+    reasons = tuple(Reason(code=code, message=f"{code.value}!") for code in (ReasonCode.EXPIRED, ReasonCode.CLOCK))
+    with store.transaction():
+        store.save_refusal(Refusal(channel="c", at=1.0, digest=Digest.of(b"x"), reasons=reasons))
+    assert channel_status(store, "c", 900 * day)["clock"] == "clock!"
+
+
 def test_a_report_travels_whole(store: Store) -> None:
     deployment(store, "a@1", State.ROLLED_BACK, 1.0, (REASON,))
     made = report(
