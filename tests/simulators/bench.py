@@ -24,6 +24,7 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode, TransportError
 from edge_agent.contract.manifest import InputSpec, Manifest, ModelRef, OutputSpec, Stage, encode_manifest
 from edge_agent.contract.messages import ReleaseInfo, Rollout
 from edge_agent.contract.verification import Floor, Request, Verified
+from edge_agent.update.collection import Retention
 from edge_agent.update.deployer import Ports, SlotSetup
 from edge_agent.update.deployment import Deployment, Event, EventKind, State
 from edge_agent.update.store import Store
@@ -108,6 +109,8 @@ class Bench:
         self.gate = threading.Event()
         self.gate.set()
         self.changes = 0
+        self.boot = "boot 1"
+        self.retention = Retention()
         self._version = 0
         self._sequence = 0
         self._begin()
@@ -130,7 +133,10 @@ class Bench:
                 runtime=self.runtime,
                 wake=lambda: None,
                 changed=self._changed,
+                blobs=self.directory / "blobs",
+                boot_id=lambda: self.boot,
             ),
+            retention=self.retention,
         )
 
     # --- the scripted world ------------------------------------------------------------------------------------------
@@ -255,7 +261,7 @@ class Bench:
 
     def settle(self) -> None:
         """Tick until neither the helper thread nor the updater has anything left that is due."""
-        helpers = (self.updater._deployer._helper, self.updater._verifier)
+        helpers = (*self.updater._deployer.helpers, self.updater._verifier)
 
         def settled() -> bool:
             self.updater.tick(self.now)
@@ -266,7 +272,7 @@ class Bench:
 
     def finish_work(self) -> None:
         """Let the helper threads finish what they have; the updater has not heard of it yet."""
-        for helper in (self.updater._verifier, self.updater._deployer._helper):
+        for helper in (self.updater._verifier, *self.updater._deployer.helpers):
             helper._thread.submit(lambda: None).result(10.0)
 
     def tick_at(self, now: float) -> None:
@@ -312,7 +318,8 @@ class Bench:
     def crash(self) -> None:
         """End as by SIGKILL: nothing is said to anyone, only what is on disk stays."""
         self.gate.set()
-        self.updater._deployer._helper.stop()
+        for helper in self.updater._deployer.helpers:
+            helper.stop()
         self.updater._verifier.stop()
         self.store.close()
 

@@ -78,9 +78,11 @@ class Count:
 
 
 def sample(number: int) -> bytes:
-    """One reading: `x` is between 0 and 1 and deterministic."""
+    """One reading: `x` is between 0 and 1 and deterministic, and so are a text and an object beside it."""
     x = 0.5 + 0.5 * math.sin(number / 7)
-    return json.dumps({"id": number, "t": time.time_ns() // 1000, "x": x, "y": 1 - x}).encode()
+    tags = {"parity": ("even", "odd")[number % 2], "seen": [number, None]}
+    body = {"id": number, "t": time.time_ns() // 1000, "x": x, "y": 1 - x, "text": f"sample {number}", "tags": tags}
+    return json.dumps(body).encode()
 
 
 class Feed:

@@ -32,9 +32,10 @@ from publisher.founding import init
 from publisher.keys import KeyStore
 from publisher.packaging import pack
 from publisher.project import find_pipeline
-from publisher.pushing import PushResult, connect, push, rollback
+from publisher.pushing import PushResult, push, rollback
 from publisher.record import Record
 from publisher.repository import Channel, Published
+from publisher.uplink import connect
 from tests.simulators import author
 from tests.simulators.agents import AgentProcess, Counting
 from tests.simulators.waiting import until
@@ -57,6 +58,7 @@ url = "{url}"
 root = "staging.root.json"
 
 [slot.meter]
+policy = {{ settle_seconds = 0.5 }}
 channel = "staging"
 
 [slot.meter.input]
