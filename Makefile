@@ -2,13 +2,15 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check lint bench clean help
+.PHONY: demo test check lint bench conformance guards clean help
 
 help:
 	@echo "make demo    three devices, three releases, one of which heals itself"
 	@echo "make test    all tests, with coverage"
 	@echo "make check   format, lint, types, import contracts, tests"
 	@echo "make bench   benchmarks"
+	@echo "make conformance   our TUF client against what the public conformance suite asks"
+	@echo "make guards  every attack once with its guard taken out: its test must fail"
 
 demo: .venv/publisher.installed
 	$(BIN)/publisher demo
@@ -31,6 +33,17 @@ bench: .venv/dev.installed
 .venv/%.installed: pyproject.toml .ci/venv
 	sh .ci/venv $*
 	@touch $@
+
+# The public suite is no Python package: clone theupdateframework/tuf-conformance and name it to run that too.
+conformance: .venv/dev.installed
+	$(PYTEST) -q tests/conformance
+	@if [ -n "$(TUF_CONFORMANCE)" ]; then \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) "$(TUF_CONFORMANCE)/tuf_conformance" --rootdir "$(TUF_CONFORMANCE)" \
+			-c "$(TUF_CONFORMANCE)/pyproject.toml" --entrypoint "$(CURDIR)/tests/conformance/client"; \
+	else echo "TUF_CONFORMANCE is not set: the public suite itself was not run"; fi
+
+guards: .venv/dev.installed
+	$(PYTEST) -q tests/attacks
 
 clean:
 	rm -rf .venv build dist .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

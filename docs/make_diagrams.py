@@ -11,6 +11,8 @@ from pathlib import Path
 from edge_agent.update.deployment import (
     ATTEMPTS_MAX,
     ENDED,
+    IGNORED,
+    REBOOTS_MAX,
     RESTART,
     RETRY_SECONDS,
     RETRY_SECONDS_MAX,
@@ -29,27 +31,33 @@ TARGET = Path(__file__).with_name("deployment.md")
 _HEAD = """\
 # Deployment: the state machine of one release on one slot
 
-This file is written by [make_diagrams.py](make_diagrams.py) from `TRANSITIONS` and `RESTART` in
+This file is written by [make_diagrams.py](make_diagrams.py) from `TRANSITIONS`, `IGNORED` and `RESTART` in
 `edge_agent/update/deployment.py`. Do not edit it.
 
 How to read the tables:
 
-- An event without a row changes nothing: it is old news from a worker or a download that was given up.
+- Every state and event stands in exactly one of the two tables; what is ignored is old news from a worker or a
+  download that was given up, or concerns nothing that is running.
 - *Written with it* happens in the same SQLite transaction as the new state. *Done after it* starts when that
   transaction is durable, and can be repeated.
 - `quarantine` is written only if a reason blames something other than the environment.
 - `make active` feeds `replaced` to the release that was active; `make previous active` turns the superseded release
   before it back to `committed`. Both happen in the same transaction.
 - A `crashed` that ends attempt {attempts} counts as `failed`.
-- A postponed deployment waits {retry:g} s, doubled with each postponement, at most {retry_max:g} s. A crashed one waits
-  in the same way before its next attempt.
+- A `rebooted` refunds its attempt; reboot {reboots} counts as `failed`, blames the environment and quarantines nothing.
+- A postponed deployment waits {retry:g} s, doubled with each postponement, at most {retry_max:g} s. A crashed or
+  rebooted one waits in the same way before its next attempt, and until the committed release has settled.
+- A `held` one waits until its window opens or its hold ends, and is asked again after {retry_max:g} s at the latest.
+- A committed release with no earlier one to go back to ignores `failed` and `operator`: it is never given up.
 """
 
 
 def render() -> str:
     """Return the whole text of `deployment.md`."""
-    head = _HEAD.format(attempts=ATTEMPTS_MAX, retry=RETRY_SECONDS, retry_max=RETRY_SECONDS_MAX)
-    return "\n".join([head, "## Diagram", "", *_diagram(), "", *_groups(), *_transitions(), "", *_restart(), ""])
+    head = _HEAD.format(attempts=ATTEMPTS_MAX, retry=RETRY_SECONDS, retry_max=RETRY_SECONDS_MAX, reboots=REBOOTS_MAX)
+    return "\n".join(
+        [head, "## Diagram", "", *_diagram(), "", *_groups(), *_transitions(), "", *_ignored(), "", *_restart(), ""]
+    )
 
 
 def _diagram() -> list[str]:
@@ -87,15 +95,23 @@ def _transitions() -> list[str]:
     return lines
 
 
+def _ignored() -> list[str]:
+    lines = ["## What is ignored", "", "| state | events |", "| --- | --- |"]
+    for state, events in IGNORED.items():
+        lines.append(f"| {state.value} | {'every one' if set(events) == set(EventKind) else _listed(events)} |")
+    return lines
+
+
 def _restart() -> list[str]:
     lines = [
         "## What a state found at start means",
         "",
-        "| state found | event fed to it | done again |",
-        "| --- | --- | --- |",
+        "| state found | after the agent died | after the machine went down | done again |",
+        "| --- | --- | --- | --- |",
     ]
-    for state, (event, effects) in RESTART.items():
-        lines.append(f"| {state.value} | {event.value if event else '–'} | {_listed(effects)} |")
+    for state, found in RESTART.items():
+        fed = [event.value if event else "–" for event in (found.killed, found.rebooted)]
+        lines.append(f"| {state.value} | {' | '.join(fed)} | {_listed(found.effects)} |")
     return lines
 
 
