@@ -136,7 +136,7 @@ def _module(graph: Graph, module: Module, here: Iterable[Component], view: View,
     }
     text = ast.get_docstring(module.source.tree, clean=False) if view.docstrings else None
     own = hashlib.sha256(module.source.data).hexdigest() if source else ""
-    parts = [list(_order(graph, module, here, view)), _rebindings(module), text, own]
+    parts = [list(_order(graph, module, here, view)), [*_rebindings(module), *_hidden(graph, module)], text, own]
     return _digest(json.dumps(parts, ensure_ascii=True).encode(), references)
 
 
@@ -179,6 +179,14 @@ def _rebindings(module: Module) -> list[object]:
         if len(items) > 1 and any(isinstance(item, tuple) for item in items):
             found.append([name, [list(item) if isinstance(item, tuple) else "" for item in items]])
     return found
+
+
+def _hidden(graph: Graph, module: Module) -> Iterator[object]:
+    """Yield the names of a module that a star import below them binds anew."""
+    for name in sorted(module.bindings) if module.stars else ():
+        for star in graph.hiding_stars(module, name):
+            if star in graph.modules and graph.resolve(star, name):
+                yield [name, star]
 
 
 def _digest(body: bytes, references: Mapping[str, Iterable[str]]) -> str:

@@ -78,6 +78,7 @@ def pack(
         self_test=packer.self_test(pipeline),
         health=pipeline.health_policy,
         history=pipeline.history,
+        limits=pipeline.limits,
     )
     data = encode_manifest(manifest)
     try:

@@ -15,12 +15,12 @@ import types
 import weakref
 from typing import Any
 
-__all__ = ["OBJECT_BYTES_MAX", "kind_of"]
+__all__ = ["MAKE", "OBJECT_BYTES_MAX", "kind_of"]
 
 OBJECT_BYTES_MAX = 256 * 1024 * 1024
 """One object larger than this does not belong into state: it is a model, and travels as a file of its own."""
 
-_MAKE = "make it in initialize(), which runs on the device too, and give it back in cleanup()"
+MAKE = "make it in initialize(), which runs on the device too, and give it back in cleanup()"
 _LOCKS = (
     type(threading.Lock()),
     type(threading.RLock()),
@@ -32,7 +32,7 @@ _LOCKS = (
     queue.Queue,
 )
 _BY_TYPE: tuple[tuple[str, tuple[type, ...], str], ...] = (
-    ("a socket", (socket.socket, selectors.BaseSelector), f"{_MAKE}; a worker has no network"),
+    ("a socket", (socket.socket, selectors.BaseSelector), f"{MAKE}; a worker has no network"),
     ("a lock", (*_LOCKS, threading.local), "make it in __init__ or initialize(); a stage is called by one thread only"),
     ("a thread", (threading.Thread, threading.Timer), "start it in initialize() and end it in cleanup()"),
     ("a process", (subprocess.Popen,), "a worker may not start programs: do the work in predict()"),
@@ -46,7 +46,7 @@ _BY_TYPE: tuple[tuple[str, tuple[type, ...], str], ...] = (
         (weakref.ref, *weakref.ProxyTypes, weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet),
         "keep the object itself, or look it up when it is needed",
     ),
-    ("a database connection", (sqlite3.Connection, sqlite3.Cursor), f"{_MAKE}; ship the data with `data` or files()"),
+    ("a database connection", (sqlite3.Connection, sqlite3.Cursor), f"{MAKE}; ship the data with `data` or files()"),
     ("a module", (types.ModuleType,), "import it in the class's module, and use it by its name"),
     ("a stack frame", (types.FrameType, types.TracebackType), "keep the words, not the frames"),
     ("memory shared with others", (memoryview, mmap.mmap), "keep bytes(…) or an array of it"),
@@ -76,7 +76,7 @@ def kind_of(value: Any) -> tuple[str, str] | None:
         return None
     if isinstance(value, io.IOBase):
         memory = isinstance(value, io.BytesIO | io.StringIO)
-        return None if memory else ("an open file", f"keep its path, return that from files(), and open it: {_MAKE}")
+        return None if memory else ("an open file", f"keep its path, return that from files(), and open it: {MAKE}")
     for kind, types_, advice in _BY_TYPE:
         if isinstance(value, types_):
             return kind, advice
@@ -98,7 +98,7 @@ def _foreign(value: Any) -> tuple[str, str] | None:
         return f"a tensor on {place}", "keep a copy in main memory, such as tensor.cpu(), and move it in initialize()"
     for kind, modules, names, advice in _BY_MODULE:
         if top in modules and cls.__name__ in names:
-            return kind, advice + _MAKE
+            return kind, advice + MAKE
     return None
 
 

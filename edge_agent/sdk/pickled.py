@@ -7,10 +7,11 @@ here: `edge_agent.runtime.pickles` does that, in a worker.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple, NoReturn
 
 from edge_agent.sdk.place import NAMESPACE_PREFIX
@@ -18,6 +19,7 @@ from edge_agent.sdk.place import NAMESPACE_PREFIX
 __all__ = ["OWNER", "PROTOCOL", "LogicalPickler", "Names", "Written", "dumps", "logical", "private_name"]
 
 PROTOCOL = 5
+_NAMED_BY = ("__module__", "__qualname__")
 OWNER = "owner"
 """The persistent id that stands for the filter itself inside its own state."""
 
@@ -60,11 +62,19 @@ class LogicalPickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Write classes and functions of bundles by logical name, everything else as pickle does."""
-        named = isinstance(obj, type | FunctionType)
+        named = isinstance(obj, type | FunctionType) or _is_named(obj)
         source = obj if named or isinstance(obj, BuiltinFunctionType) else type(obj)
-        found = self._names(source) if isinstance(source, type | FunctionType) else None
+        found = self._names(source) if not isinstance(source, BuiltinFunctionType) else None
         self.modules.add(found[0] if found else str(getattr(source, "__module__", None) or ""))
         return (logical, found) if found and named else NotImplemented
+
+
+def _is_named(obj: Any) -> bool:
+    """Tell whether an object that is no plain function is still written by its name: cached, or compiled by Cython."""
+    if isinstance(obj, MethodType) or not all(isinstance(getattr(obj, n, None), str) for n in _NAMED_BY):
+        return False
+    registered = copyreg.dispatch_table.get(type(obj))
+    return isinstance(registered(obj) if registered else obj.__reduce_ex__(PROTOCOL), str)
 
 
 def dumps(value: Any, *, names: Names = private_name, owner: Any = None) -> Written:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge_agent.contract.manifest import HealthPolicy, InputSpec, OutputSpec, check_name
+from edge_agent.contract.manifest import HealthPolicy, InputSpec, OutputSpec, ResourceLimits, check_name
 from edge_agent.sdk.chain import Chain, private
 from edge_agent.sdk.container import Container, Member, StageError
 from edge_agent.sdk.filter import Filter, parameters_of
@@ -23,9 +23,10 @@ from edge_agent.sdk.parameters import resolve_tunable
 from edge_agent.sdk.ports import Input, Output
 from edge_agent.sdk.rows import to_rows
 
-__all__ = ["Health", "Input", "Output", "Pipeline", "StageError"]
+__all__ = ["Health", "Input", "Limits", "Output", "Pipeline", "StageError"]
 
 Health = HealthPolicy
+Limits = ResourceLimits
 
 
 class Shelf(Protocol):
@@ -47,6 +48,7 @@ class Pipeline(Container):
     a device's configuration may set: `threshold`, or `stage.threshold` where several stages have one. `self_test` is
     input that every device tries before it lets a release near live data: rows, a `Frame`, or the path of a CSV file
     (relative to the calling file) with a header of column names. `health` is what a candidate must show in probation.
+    `limits` is what its worker may use at the most; a device may allow less.
 
     Raises `TypeError` or `ValueError` for what cannot be meant, at once and by name.
     """
@@ -61,6 +63,7 @@ class Pipeline(Container):
         tunable: Sequence[str] = (),
         self_test: Any = None,
         health: HealthPolicy | None = None,
+        limits: ResourceLimits | None = None,
     ) -> None:
         self.name = check_name("pipeline", name)
         self.input = _input_spec(input)
@@ -69,6 +72,7 @@ class Pipeline(Container):
             raise TypeError(f"tunable must be a list of names: write tunable=[{tunable!r}]")
         self._tunable = list(tunable)
         self.health_policy = health or HealthPolicy()
+        self.limits = limits or ResourceLimits()
         self._columns = tuple(self.output.columns)
         self._chain = Chain(stages)
         self._chains = {"": self._chain}

@@ -7,6 +7,7 @@ found again by name, nor are cycles, nor what the constructor or `initialize()` 
 
 from __future__ import annotations
 
+import copyreg
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import numpy as np
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk import state
 from edge_agent.sdk.filter import construct, parameters_of
-from edge_agent.sdk.offending import OBJECT_BYTES_MAX, kind_of
+from edge_agent.sdk.offending import MAKE, OBJECT_BYTES_MAX, kind_of
 from edge_agent.sdk.parameters import encode_parameters
+from edge_agent.sdk.pickled import PROTOCOL
 
 __all__ = ["OBJECT_BYTES_MAX", "Offence", "require_serializable", "validate_serializable"]
 
@@ -127,11 +129,27 @@ class _Walk:
                 continue
             self._seen.add(id(one))
             self._kept.append(one)
-            found = kind_of(one)
+            found = kind_of(one) or _refused(one)
             if found is not None:
                 yield Offence(where, *found)
             else:
                 waiting += reversed([*_parts(one, where)])
+
+
+def _refused(value: Any) -> tuple[str, str] | None:
+    """Say of an object that cannot tell how it is written, and that pickle cannot write, that it must be made anew."""
+    kind = type(value)
+    own = any(getattr(kind, n) is not getattr(object, n, None) for n in ("__reduce__", "__reduce_ex__", "__getstate__"))
+    if own or isinstance(value, type | FunctionType | MethodType) or kind in copyreg.dispatch_table:
+        return None
+    try:
+        value.__reduce_ex__(PROTOCOL)
+    except TypeError:
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        return f"a {name}, which pickle cannot write", MAKE
+    except Exception:  # noqa: BLE001 - an author's property may do anything; packing will say so
+        return None
+    return None
 
 
 def _parts(value: Any, where: str) -> Iterator[tuple[Any, str]]:

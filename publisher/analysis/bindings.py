@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from publisher.analysis.imports import statement_imports
 from publisher.analysis.source import Source
 
-__all__ = ["Scope"]
+__all__ = ["Scope", "only_return"]
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -48,6 +48,21 @@ class Scope:
         while not isinstance(node, ast.Module):
             node = self.owner(node)
             yield node
+
+    def called(self, function: ast.expr) -> str:
+        """Return the name of a function where it comes from: `Path` for the `P` of `from pathlib import Path as P`."""
+        if isinstance(function, ast.Name):
+            if function.id in self.imported:
+                return self.imported[function.id][1] or function.id
+            values = [one for owner in self.owners(function) for one in self.assigned.get((owner, function.id), [])]
+            if len(values) == 1 and isinstance(values[0], ast.Attribute):
+                return values[0].attr
+            return function.id
+        return function.attr if isinstance(function, ast.Attribute) else ""
+
+    def comes_from(self, function: ast.expr) -> str:
+        """Return the module that a function was imported from, empty for any other."""
+        return self.imported.get(ast.unparse(function).partition(".")[0], ("", None))[0]
 
     def _note(self, node: ast.AST) -> None:
         if isinstance(node, ast.Assign):
@@ -104,5 +119,26 @@ class Scope:
             if cls is not None:
                 self.assigned.setdefault((cls, target.attr), []).append(value)
         elif isinstance(target, ast.Tuple | ast.List):
-            for item in target.elts:
-                self._bind(item, None)
+            for number, item in enumerate(target.elts):
+                self._bind(item, self._part(value, number, target))
+
+    def _part(self, value: ast.expr | None, number: int, target: ast.Tuple | ast.List) -> ast.expr | None:
+        """What unpacking gives one name: `folder, name = os.path.split(path)` binds parts of a call's result."""
+        if value is None or any(isinstance(item, ast.Starred) for item in target.elts):
+            return None
+        if isinstance(value, ast.Tuple | ast.List):
+            same = len(value.elts) == len(target.elts) and not any(isinstance(v, ast.Starred) for v in value.elts)
+            return value.elts[number] if same else None
+        if not isinstance(value, ast.Call):
+            return None
+        part = ast.copy_location(ast.Subscript(value, ast.Constant(number), ast.Load()), value)
+        self.parents |= {part: self.parents[target], part.slice: part}
+        return part
+
+
+def only_return(function: ast.FunctionDef) -> ast.expr | None:
+    """Return the expression that a function without parameters returns, when it does nothing else."""
+    body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    if len(body) == 1 and isinstance(body[0], ast.Return) and ast.unparse(function.args) in ("", "self", "cls"):
+        return body[0].value
+    return None

@@ -10,11 +10,11 @@ import ast
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["View", "canonical"]
+__all__ = ["FREE_DECORATORS", "View", "canonical"]
 
 _SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _Method = ast.FunctionDef | ast.AsyncFunctionDef
-_FREE_DECORATORS = {"staticmethod", "classmethod", "property"}
+FREE_DECORATORS = ("staticmethod", "classmethod", "property")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _reordered(body: list[ast.stmt]) -> list[ast.stmt]:
 def _is_free(node: _Method) -> bool:
     """Whether a method is made the same wherever it stands; a property's setter follows its getter by name."""
     return all(
-        (isinstance(item, ast.Name) and item.id in _FREE_DECORATORS) or _is_own_accessor(item, node)
+        (isinstance(item, ast.Name) and item.id in FREE_DECORATORS) or _is_own_accessor(item, node)
         for item in node.decorator_list
     )
 

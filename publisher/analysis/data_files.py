@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from publisher.analysis.bindings import Scope
-from publisher.analysis.path_values import COMPUTED, only_return
+from publisher.analysis.bindings import Scope, only_return
+from publisher.analysis.leads import Leads
+from publisher.analysis.path_values import COMPUTED
 from publisher.analysis.paths import Evaluator
 from publisher.analysis.source import Source
 
@@ -30,7 +31,20 @@ _WRITE = re.compile(r"save|write|dump|mkdir|makedirs|touch|unlink|remove|rmtree|
 _LISTING = {"iterdir", "listdir", "walk", "scandir", "iglob"}
 _READERS = {"open", "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "read_csv", "read_json", "read_parquet"}
 _READERS |= {"read_text", "read_bytes", "imread"}
-_PLACES = ("__file__", "__spec__", "__path__", "resource", "pkgutil", "getfile", "getsourcefile", "get_data")
+_FILE_ARGUMENTS = ("file", "fname", "filename", "filepath_or_buffer", "path", "fp", "f")
+_PLACES = (
+    "getframeinfo",
+    "stack()",
+    "__file__",
+    "__spec__",
+    "__path__",
+    "resource",
+    "pkgutil",
+    "getfile",
+    "getsourcefile",
+    "get_data",
+    "co_filename",
+)
 _MACHINE_CODE = {".so", ".pyd", ".dll", ".dylib"}
 _FILES_LIMIT = 5_000
 
@@ -49,6 +63,7 @@ class Reader:
         self.sources: set[Path] = set()
         self.seen: set[str] = set()
         self.placed = False
+        self.leads = Leads(evaluator)
 
     def declared(self) -> None:
         """Add what the class declares."""
@@ -143,6 +158,8 @@ class Reader:
         """Whether what becomes of a directory is judged elsewhere: under its name, or by those who call."""
         if isinstance(parent, ast.Assign):
             return all(_is_followed(target) for target in parent.targets)
+        if isinstance(parent, ast.Tuple) and isinstance(assign := scope.parents[parent], ast.Assign):
+            return all(_is_unpacked(target, parent) for target in assign.targets)
         if isinstance(parent, ast.AnnAssign):
             return _is_followed(parent.target)
         if isinstance(parent, ast.Return):
@@ -189,19 +206,21 @@ class Reader:
             return
         if self.evaluator.is_local(node.func, scope):
             return
-        first: ast.expr | None = node.args[0] if node.args else None
+        named = (keyword.value for keyword in node.keywords if keyword.arg in _FILE_ARGUMENTS)
+        first: ast.expr | None = node.args[0] if node.args else next(named, None)
         mode = node.args[1] if len(node.args) > 1 else None
         if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in scope.imported:
-            first, mode = _plain_path(node.func.value, scope), first  # a method of a path, or of an object unknown
-        value = self.evaluator.value(first, scope) if first is not None else None
-        if not isinstance(value, str) or not value or "://" in value or _writes(mode, node):
+            first, mode = node.func.value, first  # a method of a path, or of an object unknown
+            value = self.leads.text(first, scope) if self.leads.is_path(first, scope) else None
+        else:
+            value = self.leads.text(first, scope) if first is not None else None
+        if value is None or first is None or "://" in value or _writes(mode, node):
             return
         if Path(value).is_absolute() and not Path(value).is_relative_to(self.walk.target.root):
             return
-        reason = f"{value!r} is looked up from the working directory, which is another one on the device"
-        advice = (
-            f"use Path(__file__).parent / {Path(value).name!r}, or declare the files on the class: data = [{value!r}]"
-        )
+        reason = f"{_short(first)} is looked up from the working directory, which is another one on the device"
+        name = Path(value).name or "name"
+        advice = f"use Path(__file__).parent / {name!r}, or declare the files on the class: data = [{name!r}]"
         self.walk.refuse(scope.source.origin, node.lineno, f"{reason}: {advice}")
 
     def _add(self, path: Path, source: Source, line: int) -> None:
@@ -222,22 +241,18 @@ class Reader:
         return os.path.relpath(path, self.walk.target.root)
 
 
-def _plain_path(node: ast.expr, scope: Scope) -> ast.expr | None:
-    """The `name` in `Path(name)`, or in what a variable was bound to."""
-    if isinstance(node, ast.Name):
-        values = [value for owner in scope.owners(node) for value in scope.assigned.get((owner, node.id), [])]
-        node = values[0] if len(values) == 1 and values[0] is not None else node
-    if isinstance(node, ast.Call) and len(node.args) == 1:
-        name = ast.unparse(node.func).rpartition(".")[2]
-        return node.args[0] if name in ("Path", "PosixPath") else None
-    return None
-
-
 def _is_followed(target: ast.expr) -> bool:
     """Whether a binding is one that paths are followed through: a name, or an attribute of `self` or `cls`."""
     if isinstance(target, ast.Attribute):
         return isinstance(target.value, ast.Name) and target.value.id in ("self", "cls")
     return isinstance(target, ast.Name)
+
+
+def _is_unpacked(target: ast.expr, value: ast.Tuple) -> bool:
+    """Whether a tuple is bound part by part, to names that are followed."""
+    if not isinstance(target, ast.Tuple) or len(target.elts) != len(value.elts):
+        return False
+    return all(map(_is_followed, target.elts))
 
 
 def _is_target(node: ast.expr) -> bool:

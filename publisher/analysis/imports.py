@@ -19,6 +19,7 @@ _IMPORT_ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseExcept
 _FUNCTIONS = {"import_module", "__import__", "run_module"}
 _FILE_LOADERS = {"spec_from_file_location", "SourceFileLoader", "SourcelessFileLoader", "run_path", "load_source"}
 _FILE_LOADERS |= {"ExtensionFileLoader"}
+_LOCATORS = {"pydoc.locate", "pkgutil.resolve_name"}
 _ENVIRONMENT = {"version_info", "hexversion", "platform", "implementation", "byteorder", "maxsize"}
 _ENVIRONMENT |= {"name", "system", "machine", "python_version", "python_implementation", "python_version_tuple"}
 
@@ -192,13 +193,15 @@ class _Reader:
             return self.aliases.get(node.id)
         if isinstance(node, ast.Attribute) and (node.attr in _FUNCTIONS or node.attr in _FILE_LOADERS):
             return node.attr
-        return None
+        return ast.unparse(node) if isinstance(node, ast.Attribute) and ast.unparse(node) in _LOCATORS else None
 
     def call(self, node: ast.Call, function: str, group: int) -> Import | Computed:
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         name = literal(node.args[0] if node.args else keywords.get("name"))
         if function in _FILE_LOADERS:
             return Computed(node.lineno, f"{function} loads code from a file at run time")
+        if function in _LOCATORS:
+            return Computed(node.lineno, f"{function} imports by a name that may mean a module or what is in one")
         if name is None:
             return Computed(node.lineno, f"{function} with a name computed at run time")
         if function == "__import__":
@@ -244,6 +247,8 @@ def _function_aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
             for alias in node.names:
                 if alias.name in _FUNCTIONS | _FILE_LOADERS:
                     yield alias.asname or alias.name, alias.name
+                elif f"{node.module}.{alias.name}" in _LOCATORS:
+                    yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
 
 def _bound_once(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:

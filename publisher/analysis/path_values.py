@@ -7,12 +7,25 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
-__all__ = ["COMPUTED", "Computed", "Value", "choices", "join", "last", "method", "one_of", "only_return"]
+__all__ = [
+    "COMPUTED",
+    "Computed",
+    "Value",
+    "choices",
+    "join",
+    "last",
+    "method",
+    "one_of",
+    "own_frame",
+    "part_of",
+]
 
+_REWRITE = {"format", "translate", "lstrip", "rstrip", "lower", "upper", "partition", "rpartition", "split", "rsplit"}
 _SAME = {"resolve", "absolute", "as_posix", "expanduser", "__str__", "__fspath__", "strip"}
 
 
@@ -24,14 +37,6 @@ class Computed(Enum):
 
 COMPUTED = Computed.COMPUTED
 Value = Path | str | int | Computed | None
-
-
-def only_return(function: ast.FunctionDef) -> ast.expr | None:
-    """Return the expression that a function without parameters returns, when it does nothing else."""
-    body = [node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
-    if len(body) == 1 and isinstance(body[0], ast.Return) and ast.unparse(function.args) in ("", "self", "cls"):
-        return body[0].value
-    return None
 
 
 def choices(node: ast.IfExp | ast.BoolOp) -> list[ast.expr]:
@@ -77,8 +82,27 @@ def method(base: Path, name: str, arguments: list[Value]) -> Value:
         return base.with_suffix(texts[0])
     if name == "with_stem" and texts:
         return base.with_stem(texts[0])
-    if name == "replace" and len(texts) == 2:
-        return Path(str(base).replace(texts[0], texts[1]))
+    if name in ("replace", "removesuffix", "removeprefix") and len(texts) == 1 + (name == "replace"):
+        found: str = getattr(str(base), name)(*texts)
+        return COMPUTED if found.endswith("/") else Path(found)
+    return COMPUTED if name in _REWRITE else None
+
+
+def part_of(text: str, function: str, separator: str, index: int) -> Value:
+    """Return one part of a text that was split, None for any other function."""
+    if function not in ("split", "rsplit", "partition", "rpartition") or not separator:
+        return None
+    parts = list(getattr(text, function)(separator))
+    return parts[index] if -len(parts) <= index < len(parts) else None
+
+
+def own_frame(node: ast.Attribute) -> bool | None:
+    """Tell whether an attribute is the file of the code that reads it, by its frame; None for other attributes."""
+    text = ast.unparse(node.value)
+    if node.attr == "co_filename" and text.endswith(("f_code", "__code__")):
+        return "f_back" not in text and "_getframe(1" not in text
+    if node.attr == "filename" and re.search(r"\b(stack|getframeinfo)\(", text):
+        return text.endswith("stack()[0]") or text.endswith("getframeinfo(inspect.currentframe())")
     return None
 
 

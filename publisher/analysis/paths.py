@@ -10,9 +10,9 @@ import ast
 from collections.abc import Mapping
 from pathlib import Path
 
-from publisher.analysis.bindings import Scope
+from publisher.analysis.bindings import Scope, only_return
 from publisher.analysis.origin import Kind, Roots
-from publisher.analysis.path_values import COMPUTED, Computed, Value, choices, join, last, method, one_of, only_return
+from publisher.analysis.path_values import COMPUTED, Computed, Value, choices, join, method, one_of, own_frame, part_of
 from publisher.analysis.source import Source
 
 __all__ = ["Evaluator"]
@@ -117,6 +117,9 @@ class Evaluator:
         if isinstance(node.value, ast.Name) and node.value.id == "__spec__":
             specs: dict[str, Value] = {"origin": scope.source.origin, "name": scope.source.module}
             return {**specs, "parent": scope.source.package}.get(node.attr)
+        frame = own_frame(node)
+        if frame is not None:
+            return scope.source.origin if frame else COMPUTED
         base = self.value(node.value, scope)
         if isinstance(base, Path):
             if node.attr == "parent":
@@ -222,6 +225,8 @@ class Evaluator:
     def _item(self, node: ast.Subscript, scope: Scope) -> Value:
         index = self.value(node.slice, scope)
         text = ast.unparse(node.value)
+        if index == "__file__" and text in ("globals()", "vars()"):
+            return scope.source.origin
         if text.endswith("__path__"):
             return self._search(text.removesuffix("__path__").rstrip("."), scope) if index == 0 else COMPUTED
         if isinstance(node.value, ast.Attribute) and node.value.attr == "parents":
@@ -234,7 +239,7 @@ class Evaluator:
 
     def _cut(self, node: ast.Call, index: Value, scope: Scope) -> Value:
         """A part of a path that was split: by `os.path`, or as text."""
-        function = last(node.func)
+        function = scope.called(node.func)
         base = self.value(node.args[0], scope) if node.args else None
         if function in ("splitext", "split") and isinstance(base, Path):
             if not isinstance(index, int) or index not in (0, 1):
@@ -246,6 +251,8 @@ class Evaluator:
         if isinstance(text, Path):
             whole = function in ("rsplit", "rpartition") and base == "/" and len(node.args) <= 2
             return text.parent if whole and index == 0 else COMPUTED
+        if isinstance(text, str) and isinstance(base, str) and len(node.args) == 1 and isinstance(index, int):
+            return part_of(text, function, base, index)
         return None
 
     def _search(self, package: str, scope: Scope) -> Value:
@@ -255,7 +262,7 @@ class Evaluator:
         return self._package(ast.Name(package, ast.Load()), None, scope)
 
     def _call(self, node: ast.Call, scope: Scope) -> Value:
-        function = last(node.func)
+        function = scope.called(node.func)
         arguments = [self.value(item, scope) for item in node.args if not isinstance(item, ast.Starred)]
         if len(arguments) != len(node.args):
             return COMPUTED if any(isinstance(item, Path) for item in arguments) else None
@@ -276,13 +283,13 @@ class Evaluator:
     def _resource(self, node: ast.Call, function: str, arguments: list[Value], scope: Scope) -> Value:
         """A path below a package, through `importlib.resources`, `pkgutil` or `pkg_resources`."""
         if function in _RESOURCE_READERS or (function == "path" and len(arguments) == 2):
-            anchor = self._package(node.args[0], arguments[0], scope) if arguments else None
+            anchor = self._anchor(node, node.args[0], scope) if arguments else None
             return join(anchor, *arguments[1:]) if anchor else None
         if function == "files":
             anchor_node = node.args[0] if node.args else next((k.value for k in node.keywords), None)
             if anchor_node is None:
                 return scope.source.origin.parent
-            return self._package(anchor_node, self.value(anchor_node, scope), scope)
+            return self._anchor(node, anchor_node, scope)
         if function in ("getfile", "getsourcefile") and node.args:
             return self._file_of(node.args[0], scope)
         if isinstance(node.func, ast.Name) and not node.args and not node.keywords:
@@ -300,6 +307,14 @@ class Evaluator:
         if module in self.modules and not name:
             return self.modules[module].origin
         return None if module else COMPUTED
+
+    def _anchor(self, call: ast.Call, node: ast.expr, scope: Scope) -> Value:
+        """The directory of the package that a resource function is given; computed when no name of one is written."""
+        value = self.value(node, scope)
+        known = isinstance(value, str) or ast.unparse(node).partition(".")[0] in scope.imported
+        if not known and scope.comes_from(call.func).startswith(("importlib", "pkgutil", "pkg_resources")):
+            return COMPUTED
+        return self._package(node, value, scope)
 
     def _package(self, node: ast.expr, value: Value, scope: Scope) -> Path | None:
         name = value if isinstance(value, str) else None

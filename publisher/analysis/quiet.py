@@ -7,10 +7,14 @@ sees (I1). In doubt it says no: then everything counts.
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from typing import TYPE_CHECKING
 
+from publisher.analysis.canonical import FREE_DECORATORS
 from publisher.analysis.origin import STDLIB
 from publisher.analysis.scopes import stores, uses
+from publisher.analysis.source import Source
 from publisher.analysis.toplevel import Definition, Module, Target, defines, words
 
 if TYPE_CHECKING:
@@ -58,6 +62,10 @@ _HARMLESS_BUILTINS |= {
     "slice",
 }
 _HARMLESS_BUILTINS |= {"sorted", "str", "sum", "super", "tuple", "type", "zip"}
+# What such a library does beyond making a value goes by these names: `old = np.seterr(all="raise")`.
+_EFFECTS = re.compile(
+    r"seed|seterr|set_|set[a-z]*$|shuffle|save|write|touch|mk|unlink|rmdir|rename|chmod|register|add|basic"
+)
 _PLAIN_BASES = {"edge_agent", "sklearn", "numpy", "torch", "scipy", "pandas", "typing_extensions", "numbers"}
 _LAYOUT = {"enum", "ctypes", "dataclasses"}
 _DEPTH_LIMIT = 40
@@ -84,7 +92,7 @@ class Quiet:
     def _is_quiet_decorator(self, node: ast.expr, module: Module) -> bool:
         """A decorator is called with what it decorates, and its own arguments are evaluated before."""
         function = node.func if isinstance(node, ast.Call) else node
-        builtin = ast.unparse(function) in ("staticmethod", "classmethod", "property")
+        builtin = ast.unparse(function) in FREE_DECORATORS and not self._hides_builtins(module)
         return builtin or (self._is_harmless(node, module) and self._is_harmless_call(function, module))
 
     def _is_quiet_class(self, node: ast.ClassDef, module: Module) -> bool:
@@ -104,6 +112,8 @@ class Quiet:
     def _is_harmless_call(self, function: ast.expr, module: Module) -> bool:
         if not isinstance(function, ast.Name | ast.Attribute):
             return False
+        if isinstance(function, ast.Attribute) and _EFFECTS.match(function.attr):
+            return False
         for use in uses([function], module.source):
             targets = self.graph.resolve_use(use, module)
             if not targets:
@@ -111,7 +121,8 @@ class Quiet:
             for target in targets:
                 if target.module and (use.chain[-1] != target.name or not self._makes_quiet_instance(target)):
                     return False
-                if not target.module and target.name.partition(".")[0] not in _HARMLESS:
+                parts = target.name.split(".")
+                if not target.module and (parts[0] not in _HARMLESS or _EFFECTS.match(parts[-1])):
                     return False
         return True
 
@@ -136,7 +147,7 @@ class Quiet:
         """Whether nobody looks at a class's docstrings and order of methods while making it (I1)."""
         if any(keyword.arg != "metaclass" or not _is_abc(keyword.value) for keyword in node.keywords):
             return False
-        if {"__dict__", "vars", "__doc__", "__members__"} & words(node):
+        if {"__doc__", "__members__"} & words(node) or self._is_listed or self._hides_builtins(module):
             return False
         for item in node.decorator_list:
             targets = [t for use in uses([item], module.source) for t in self.graph.resolve_use(use, module)]
@@ -144,6 +155,15 @@ class Quiet:
             if len(tops) != len(targets) or not tops or not tops <= {"typing", "functools", "typing_extensions"}:
                 return False
         return self.is_plain_base(node, module, hooks=True, own=False)
+
+    @functools.cached_property
+    def _is_listed(self) -> bool:
+        """Whether code anywhere lists what a class holds, in the order in which it was written."""
+        return any(_lists_a_class(module.source) for module in self.graph.modules.values())
+
+    def _hides_builtins(self, module: Module) -> bool:
+        """Whether a module's own `property` and the like may stand where the builtin one seems to."""
+        return any(self.graph.resolve(module.source.module, name) for name in FREE_DECORATORS)
 
     def is_plain_base(
         self, node: ast.ClassDef, module: Module, *, hooks: bool, own: bool = True, depth: int = 0
@@ -179,6 +199,24 @@ class Quiet:
                 else:
                     return False
         return bool(found) or isinstance(base, ast.Name)
+
+
+def _lists_a_class(source: Source) -> bool:
+    """Whether a module reads the `__dict__` of anything but an instance's own `self`."""
+    if b"__dict__" not in source.data and b"vars" not in source.data:
+        return False
+    for part in ast.walk(source.tree):
+        if isinstance(part, ast.Attribute) and part.attr == "__dict__":
+            owner: ast.expr | None = part.value
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "vars":
+            owner = part.args[0] if part.args else None
+        elif isinstance(part, ast.Constant) and part.value == "__dict__":
+            return True
+        else:
+            continue
+        if not (isinstance(owner, ast.Name) and owner.id == "self"):
+            return True
+    return False
 
 
 def _is_super(node: ast.expr) -> bool:

@@ -122,12 +122,16 @@ class Graph:
                 yield from self._imported(*item)
             else:
                 yield Target(module, name)
-        if bindings:
+        if bindings and not self.hiding_stars(here, name):
             return
         for star in here.stars:
             if star in self.modules:
                 found = self.resolve(star, name)
                 yield from found or ([Target(f"{star}.{name}", "")] if f"{star}.{name}" in self.modules else [])
+
+    def hiding_stars(self, here: Module, name: str) -> list[str]:
+        """Return the star imports that stand after the last binding of a name, and so may bind it anew."""
+        return [star for star in here.stars if here.places["*" + star] > here.places.get(name, 0)]
 
     def _imported(self, module: str, attr: str | None) -> Iterator[Target]:
         if attr is None:

@@ -7,6 +7,7 @@ too many in a fingerprint is harmless, one too few is a lie.
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -89,6 +90,8 @@ def _of(node: ast.AST, source: Source) -> set[Use]:
             if isinstance(current, ast.ClassDef):
                 found |= _class_imports(current, source)
             pending.extend(_annotations(current))
+            if isinstance(current, ast.Subscript):
+                pending.extend(_quoted(current.slice))  # `Alias = Optional["Later"]`
             pending.extend(ast.iter_child_nodes(current))
     return found
 
@@ -154,13 +157,15 @@ def _chain(node: ast.expr) -> tuple[tuple[str, ...], ast.expr | None]:
 
 def _annotations(node: ast.AST) -> list[ast.AST]:
     """Names inside annotations that are written as strings."""
-    found: list[ast.AST] = []
-    for field in ("annotation", "returns"):
-        value = getattr(node, field, None)
-        for part in ast.walk(value) if isinstance(value, ast.AST) else ():
-            if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                try:
-                    found.append(ast.parse(part.value, mode="eval").body)
-                except (SyntaxError, ValueError):
-                    continue
-    return found
+    return [text for field in ("annotation", "returns") for text in _quoted(getattr(node, field, None))]
+
+
+def _quoted(value: ast.AST | None) -> Iterator[ast.AST]:
+    for part in ast.walk(value) if value is not None else ():
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    yield ast.parse(part.value, mode="eval").body
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                continue

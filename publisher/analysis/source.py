@@ -13,6 +13,7 @@ from pathlib import Path
 
 __all__ = ["Source", "Unparsable", "parse"]
 
+_TYPING = ("typing", "typing_extensions")
 _LIMIT_BYTES = 16 * 1024 * 1024
 
 
@@ -62,12 +63,25 @@ def parse(origin: Path, module: str, data: bytes) -> Source:
 
 
 def _type_checking_names(tree: ast.Module) -> Iterator[str]:
-    """The names that mean `typing.TYPE_CHECKING` in this module: imported under any alias, or set to False."""
+    """The names that mean `typing.TYPE_CHECKING` in this module, under any alias, and nothing else anywhere in it.
+
+    A module with its own `TYPE_CHECKING`, of another value or from elsewhere, chooses at run time like any other.
+    """
+    meanings: dict[str, list[bool]] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in ("typing", "typing_extensions"):
-            yield from (alias.asname or alias.name for alias in node.names if alias.name == "TYPE_CHECKING")
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value is False:
-            yield from (t.id for t in node.targets if isinstance(t, ast.Name) and t.id == "TYPE_CHECKING")
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            typing = isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in _TYPING
+            for alias in node.names:
+                name = alias.asname or alias.name.partition(".")[0]
+                module = isinstance(node, ast.Import) and alias.name in _TYPING
+                meanings.setdefault(f"{name}.TYPE_CHECKING", []).append(module)
+                meanings.setdefault(name, []).append(typing and alias.name == "TYPE_CHECKING")
+        elif isinstance(node, ast.Assign):
+            off = isinstance(node.value, ast.Constant) and node.value.value is False
+            names = [part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            for name in names:
+                meanings.setdefault(name, []).append(off and name == "TYPE_CHECKING")
+    return (name for name, found in meanings.items() if all(found))
 
 
 def _without_main(statement: ast.stmt) -> list[ast.stmt]:
@@ -90,7 +104,7 @@ def _verdict(test: ast.expr, names: frozenset[str]) -> bool | None:
     if isinstance(test, ast.Name):
         return False if test.id in names else None
     if isinstance(test, ast.Attribute):
-        return False if test.attr == "TYPE_CHECKING" and isinstance(test.value, ast.Name) else None
+        return False if ast.unparse(test) in names else None
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         inner = _verdict(test.operand, names)
         return None if inner is None else not inner
@@ -99,7 +113,9 @@ def _verdict(test: ast.expr, names: frozenset[str]) -> bool | None:
         verdicts = [_verdict(value, names) for value in test.values]
         if verdicts[0] is decisive:
             return decisive
-        return False if not decisive and False in verdicts else None
+        if not decisive and False in verdicts:
+            return False
+        return not decisive if all(verdict is not None for verdict in verdicts) else None
     return None
 
 

@@ -37,6 +37,8 @@ class Module:
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
     imported: set[str] = field(default_factory=set)
+    places: dict[str, int] = field(default_factory=dict)
+    """Where each name is bound last; a star import stands under its module's name behind a `*`."""
 
     def __post_init__(self) -> None:
         for node in self.source.tree.body:
@@ -48,13 +50,16 @@ class Module:
                 self.imported.add(item.module)
                 if item.names == ("*",):
                     self.stars.append(item.module)
+                    self.places["*" + item.module] = node.lineno
                 for name, module, attr in item.bound:
+                    self.places[name] = node.lineno
                     self.bindings.setdefault(name, []).append((module, attr))
             return
         if top and not defines(node):
             self.effects.append(node)
         if top:
             for name in dict.fromkeys(stores([node])):
+                self.places[name] = node.lineno
                 self.bindings.setdefault(name, []).append(node)
         if not isinstance(node, Definition):
             for child in ast.walk(node):

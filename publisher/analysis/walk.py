@@ -66,6 +66,18 @@ class Walk:
     refused: list[Refusal] = field(default_factory=list)
     computed: list[tuple[Source, Computed]] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    sure: dict[str, set[str]] = field(default_factory=dict)
+    """What each module imports on every device, alternatives left out."""
+
+    def needed(self) -> set[str]:
+        """Return the modules that every device imports, whatever its Python and platform."""
+        pending, found = [self.target.module], set[str]()
+        while pending:
+            name = pending.pop()
+            if name in self.modules and name not in found:
+                found.add(name)
+                pending.extend(self.sure.get(name, ()))
+        return found
 
     def refuse(self, file: Path, line: int, reason: str) -> None:
         """Note a refusal once."""
@@ -224,6 +236,8 @@ class _Walker:
                     self.walk.externals.append(External(name, at, line, group))
                 return None
             self.take(prefix, found, at, line)
+            if at is not None and not group:
+                self.walk.sure.setdefault(at.module, set()).add(prefix)
         self.note(source, group)
         return found
 
@@ -243,7 +257,7 @@ class _Walker:
         elif found.kind is Kind.BYTECODE and found.path:
             self.walk.refuse(file, where, f"{name} has no source, only {found.path.name}: ship the .py file")
         elif found.path is not None:
-            self.pending.append((name, found.path.resolve()))
+            self.pending.append((name, found.path))  # a link stays one: so does `__file__`
 
     def declared_import(self, name: str, entry: Source, line: int) -> None:
         """Follow a name that the class declares; `package.*` means every module directly below a package."""

@@ -101,7 +101,7 @@ def test_without_iotcore_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("child", ["raise SystemExit('no broker today')", "import time; print('up'); time.sleep(60)"])
 def test_a_broker_that_does_not_come_up_is_reported_and_cleaned_up(monkeypatch: pytest.MonkeyPatch, child: str) -> None:
     monkeypatch.setattr(broker_module, "_CHILD", child)
-    monkeypatch.setattr(broker_module, "START_SECONDS", 1.0)
+    monkeypatch.setattr(broker_module, "START_SECONDS", 3.0)
     monkeypatch.setattr(broker_module, "STOP_SECONDS", 0.1)
     broker = EmbeddedBroker(port=free_port())
     with pytest.raises(TransportError, match=r"did not start.*(no broker today|up)"):

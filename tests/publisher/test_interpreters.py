@@ -132,3 +132,51 @@ def test_a_bundle_that_lies_about_its_interpreter_does_not_crash_the_reader(tmp_
     answer = _rehearse(sys.executable, tmp_path / "out")
     assert not answer["ok"]
     assert f"pinned to cp{_version(writer)}" in answer["reasons"][0]["message"]
+
+
+NEWER = """
+import sys
+from edge_agent import Filter, Input, Output, Pipeline
+if sys.version_info >= (3, 13):
+    import newest
+{head}
+class Same(Filter):
+    def predict(self, x):
+        return {value}
+
+pipeline = Pipeline("same", [Same()], input=Input(["x"]), output=Output(["y"]), self_test=[[1.0]])
+"""
+GRAMMAR = {
+    "any": ("", "x", ">=3.11"),
+    "type parameters": ("def kept[T](x: T) -> T: return x", "kept(x)", ">=3.12"),
+    "a type alias of a helper": ("from helper import Row", "x", ">=3.12"),
+    "an f-string in its own quotes": ("K = {}", "x if f'{K.get('a')}' else x", ">=3.12"),
+    "an f-string in other quotes": ("K = {}", "x if f'{K.get(\"a\")}' else x", ">=3.11"),
+    "a long f-string": ("K = {}", "x if f'''{K.get('a')}\\n''' else x", ">=3.11"),
+}
+
+
+def minor_of(python: str) -> int:
+    asked = subprocess.run([python, "-c", "import sys; print(sys.version_info.minor)"], capture_output=True, check=True)
+    return int(asked.stdout)
+
+
+def test_a_bundle_asks_for_a_python_that_parses_what_is_surely_imported(tmp_path: Path) -> None:
+    newer = next((one for one in pythons() if minor_of(one) == 12), None)
+    if newer is None:
+        pytest.skip("needs Python 3.12")
+    for number, (head, value, _) in enumerate(GRAMMAR.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "m.py").write_text(NEWER.format(head=head, value=value).replace("\\'", "'"))
+        (folder / "helper.py").write_text("type Row = list[float]\n")
+        (folder / "newest.py").write_text("type Newest = int\n")
+    script = (
+        "import importlib.util, sys\nfrom publisher.closure import collect\n"
+        "from publisher.requirements import Needs\n"
+        "for path in sys.argv[1:]:\n"
+        "    print(Needs([], '>=3.11', []).for_syntax(collect(path + '/m.py:Same').oldest_minor).python)\n"
+    )
+    folders = [str(tmp_path / str(number)) for number in range(len(GRAMMAR))]
+    done = subprocess.run([newer, "-c", script, *folders], capture_output=True, text=True, check=True, timeout=60)
+    assert dict(zip(GRAMMAR, done.stdout.split(), strict=True)) == {name: want for name, (*_, want) in GRAMMAR.items()}

@@ -14,6 +14,8 @@ import pytest
 from edge_agent.contract.errors import AuthorError
 from publisher.keys import KeyStore
 
+pytestmark = pytest.mark.usefixtures("keys_at_full_cost")
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> KeyStore:

@@ -21,6 +21,7 @@ from tests.simulators.workshop import Shelf, Workshop
 
 HELD = """
     import collections, dataclasses, enum, functools
+    import numpy as np
     from edge_agent import Filter
     from parts.helper import Tracker
 
@@ -51,11 +52,18 @@ HELD = """
             self.plain = x.copy()
             self.tracker.see(x)
             self.scale = functools.partial(scale, by=self.gain)
+            self.random = np.random.default_rng(3)  # what its pickle names is compiled by Cython
+            self.cached = cached
 
         def predict(self, x):
             assert self.level.mode is Mode.FAST and self.node.next is self.node
             assert self.shared[0] is self.node and self.shared[1] is self
+            assert self.cached is cached and self.random.bit_generator.state["bit_generator"] == "PCG64"
             return self.scale(x) + self.level.value + self.pair.low + self.tracker.count
+
+    @functools.lru_cache
+    def cached(x):
+        return x
 
     def scale(x, by):
         return x * by

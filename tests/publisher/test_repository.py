@@ -113,6 +113,7 @@ def test_an_existing_channel_is_not_created_again(desk: Desk) -> None:
     assert desk.files() == before
 
 
+@pytest.mark.usefixtures("keys_at_full_cost")
 def test_creating_is_quick_enough_for_a_person(tmp_path: Path) -> None:
     begun = time.process_time()
     Desk(tmp_path).create()

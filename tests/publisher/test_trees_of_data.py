@@ -1261,6 +1261,72 @@ class F:
 }
 
 
+READS = "class F:\n    def predict(self, x): return open({}).read()\n"
+PACKAGED = "from importlib import resources as r\nclass F:\n    def predict(self, x): return {}.joinpath('x.txt').read_text()\n"
+
+# what a path is built from -> imports and the path; `x.txt` lies beside the module
+BESIDE = {
+    "functions under other names": ("from os.path import dirname as d, join as j", "j(d(__file__), 'x.txt')"),
+    "classes under other names": ("from pathlib import Path as P", "P(__file__).with_name('x.txt')"),
+    "functions bound to a name": ("import os\nup = os.path.dirname", "up(__file__) + '/x.txt'"),
+    "an unpacked pair": ("import os\nhere, name = os.path.split(__file__)", "os.path.join(here, 'x.txt')"),
+    "pairs bound at once": ("import os\na, b = os.path.dirname(__file__), 'x.txt'", "os.path.join(a, b)"),
+    "the module's globals": ("import os", "os.path.dirname(globals()['__file__']) + '/x.txt'"),
+    "the running frame": ("import os, sys", "os.path.dirname(sys._getframe().f_code.co_filename) + '/x.txt'"),
+    "a method's code": ("import os", "os.path.dirname(F.predict.__code__.co_filename) + '/x.txt'"),
+    "the stack": ("import inspect, os", "os.path.dirname(inspect.stack()[0].filename) + '/x.txt'"),
+}
+TREES |= {
+    f"a path from {name}": Tree(
+        {"m.py": f"{head}\n{READS.format(path)}", "x.txt": "1"}, data=["x.txt"], different=[("x.txt", "1", "2")]
+    )
+    for name, (head, path) in BESIDE.items()
+}
+TREES |= {
+    f"a package named by {anchor}": Tree(
+        {"p/__init__.py": "", "p/m.py": PACKAGED.format(f"r.files({anchor})"), "p/x.txt": "1"},
+        target="p/m.py:F",
+        data=["p/x.txt"] if "choose" not in anchor else None,
+        refused="choose" in anchor,
+    )
+    for anchor in ("__name__.rpartition('.')[0]", "__name__.split('.')[0]", "anchor='p'", "x.choose")
+}
+ELSEWHERE = {
+    "joined": ("import os", "os.path.join('d', 'x.txt')"),
+    "a pathlib path": ("from pathlib import Path as P", "P('d') / 'x.txt'"),
+    "the current directory": ("import os", "os.path.join(os.getcwd(), x)"),
+    "its pathlib twin": ("import pathlib", "pathlib.Path.cwd() / x"),
+    "the program's directory": ("import sys", "sys.path[0] + '/x.txt'"),
+    "a computed end": ("", "f'd/{x}.txt'"),
+    "a format": ("", "'d/{}.txt'.format(x)"),
+    "an operator": ("", "'d/%s.txt' % x"),
+    "a keyword": ("", "file='d/x.txt'"),
+}
+TREES |= {
+    f"a path that begins elsewhere: {name}": Tree({"m.py": f"{head}\n{READS.format(path)}"}, refused=True)
+    for name, (head, path) in ELSEWHERE.items()
+}
+TREES["a path from a suffix taken away"] = Tree(
+    {"m.py": READS.format("__file__.removesuffix('.py') + '.txt'"), "m.txt": "1"}, data=["m.txt"]
+)
+TREES["a path of an instance that begins elsewhere"] = Tree(
+    {
+        "m.py": "from pathlib import Path\nclass F:\n    def __init__(self): self.p = Path('d')\n"
+        "    def predict(self, x): return self.p.joinpath('x').read_text()\n"
+    },
+    refused=True,
+)
+TREES["paths that begin with a value or lie in the system"] = Tree(
+    {
+        "m.py": "import io, json\nfrom pathlib import Path\nclass F:\n"
+        "    def read(self, d): return open(d + '/x'), open('%s/x' % d), open(f'{d}/x'), open('{}/x'.format(d))\n"
+        "    def write(self): Path('out').joinpath('x').open('w').write(str(open('log', 'a')))\n"
+        "    def predict(self, x): return json.load(io.StringIO('1')), Path('/etc/passwd').exists()\n"
+    },
+    data=[],
+)
+
+
 @pytest.mark.parametrize("name", TREES)
 def test_files_and_imports_are_found_or_refused(name: str, tmp_path: Path) -> None:
     check(TREES[name], tmp_path)

@@ -1185,6 +1185,116 @@ BASE = {'z': 0}
 }
 
 
+def body(returns: str) -> str:
+    return f"class F:\n    def predict(self, x): return {returns}\n"
+
+
+LISTED = "    def pa(self): pass\n    def pb(self): return 1\n"
+TURNED = "    def pb(self): return 1\n    def pa(self): pass\n"
+NAMES = "[n for n in {} if n.startswith('p')]\n"
+
+TREES |= {
+    "an effect whose result nobody uses": Tree(
+        {
+            "m.py": "import numpy as np, decimal\nfrom numpy.random import seed\nold = np.seterr(all='raise')\n"
+            "_ = seed(1)\nc = decimal.setcontext(decimal.Context(prec=5))\n" + body("np.random.rand()")
+        },
+        different=[("m.py", "'raise'", "'ignore'"), ("m.py", "seed(1)", "seed(2)"), ("m.py", "prec=5", "prec=6")],
+    ),
+    "a constant nobody uses": Tree(
+        {"m.py": "import numpy as np\nsettings = np.array([1])\nr = np.random.default_rng(1)\n" + body("x")},
+        same=[("m.py", "[1]", "[2]"), ("m.py", "rng(1)", "rng(2)")],
+    ),
+    "a function that lists a class": Tree(
+        {
+            "m.py": "from h import names\n" + body("names(F)") + LISTED,
+            "h.py": "def names(c): return " + NAMES.format("vars(c)"),
+        },
+        different=[("m.py", LISTED, TURNED)],
+    ),
+    "a base that lists its class": Tree(
+        {
+            "m.py": "from h import B\nclass F(B):\n    def predict(self, x): return self.names()\n" + LISTED,
+            "h.py": "class B:\n    def names(self): return " + NAMES.format("type(self).__dict__"),
+        },
+        different=[("m.py", LISTED, TURNED)],
+    ),
+    "an instance that lists itself": Tree(
+        {"m.py": body("dict(self.__dict__), vars(self)") + LISTED}, same=[("m.py", LISTED, TURNED)]
+    ),
+    "a property of the author's own": Tree(
+        {
+            "m.py": "class property:\n    n = 0\n    def __init__(self, f):\n        property.n += 1; self.k = property.n\n"
+            "    def __get__(self, o, t): return self.k\n"
+            + body("self.a, self.b")
+            + "    @property\n    def a(self): return 1\n    @property\n    def b(self): return 1\n"
+        },
+        different=[
+            (
+                "m.py",
+                "def a(self): return 1\n    @property\n    def b",
+                "def b(self): return 1\n    @property\n    def a",
+            )
+        ],
+    ),
+    "a star that binds a name anew": Tree(
+        {
+            "m.py": "from a import K\ndef G(): return 1\nfrom b import *\n" + body("K, G()"),
+            "a.py": "K = 1\n",
+            "b.py": "K = 2\ndef G(): return 3\n",
+        },
+        different=[
+            ("b.py", "K = 2", "K = 4"),
+            ("b.py", "return 3", "return 4"),
+            (
+                "m.py",
+                "from a import K\ndef G(): return 1\nfrom b import *\n",
+                "from b import *\nfrom a import K\ndef G(): return 1\n",
+            ),
+        ],
+    ),
+    "a quoted name in an alias": Tree(
+        {
+            "m.py": "import typing\nclass H: u = 1\nA = typing.Optional['H']\nclass F:\n    z: A\n"
+            "    def predict(self, x): return typing.get_args(typing.get_type_hints(F)['z'])[0].u\n"
+        },
+        different=[("m.py", "u = 1", "u = 2")],
+    ),
+}
+CHOICE = "if {}:\n    from h import K\nelse:\n    K = 1\n" + body("K")
+TREES |= {
+    f"a TYPE_CHECKING of one's own: {name}": Tree(
+        {"m.py": head + CHOICE.format(test), "h.py": "K = 5\nTYPE_CHECKING = True\n"},
+        closure=["h.py", "m.py"],
+        different=[("h.py", "5", "6")],
+    )
+    for name, head, test in (
+        ("of a module", "import h\n", "h.TYPE_CHECKING"),
+        ("imported", "from h import TYPE_CHECKING\n", "TYPE_CHECKING"),
+        ("set again", "TYPE_CHECKING = False\nTYPE_CHECKING = True\n", "TYPE_CHECKING"),
+    )
+}
+TREES |= {
+    f"typing's TYPE_CHECKING: {name}": Tree(
+        {"m.py": head + CHOICE.format(test), "h.py": "K = 5\n"}, closure=["m.py"], same=[("h.py", "5", "6")]
+    )
+    for name, head, test in (
+        ("twice", "import typing as t\nimport typing\n", "t.TYPE_CHECKING or typing.TYPE_CHECKING"),
+        (
+            "guarded",
+            "try:\n    from typing import TYPE_CHECKING\nexcept ImportError:\n    TYPE_CHECKING = False\n",
+            "TYPE_CHECKING",
+        ),
+    )
+}
+TREES |= {
+    f"a name looked up by {call}": Tree(
+        {"m.py": f"import pydoc, pkgutil\n{body(call)}", "h.py": "K = 1\n"}, refused=True
+    )
+    for call in ("pydoc.locate('h.K')", "pkgutil.resolve_name('h:K')")
+}
+
+
 @pytest.mark.parametrize("name", TREES)
 def test_whatever_a_name_leads_to_counts(name: str, tmp_path: Path) -> None:
     check(TREES[name], tmp_path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import re
 import socket
 import sqlite3
+import ssl
 import sys
 import threading
 import types
@@ -73,6 +75,10 @@ LIVE = {
     "nested function": (lambda: functools.wraps(generator)(lambda: 0), None, None),
     "partial of a lambda": (lambda: functools.partial(lambda x: x, 1), "a lambda", "write it as a method"),
     "frame": (sys._getframe, "a stack frame", "keep the words"),
+    "mapping proxy": (lambda: vars(Thing), "a mappingproxy, which pickle cannot write", "initialize()"),
+    "encryption": (lambda: ssl.create_default_context(), "a ssl.SSLContext", "initialize()"),
+    "pattern": (lambda: re.compile("x"), None, None),
+    "ufunc": (lambda: np.sin, None, None),
     "view": (lambda: memoryview(b"x"), "memory shared", "bytes"),
     "tensor": (lambda: torch.Tensor("cuda:0"), "a tensor on cuda:0", "tensor.cpu()"),
     "tensor in memory": (lambda: torch.Tensor("cpu"), None, None),
