@@ -2,7 +2,7 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check lint bench conformance guards clean help
+.PHONY: demo test check lint bench conformance guards crash clean help
 
 help:
 	@echo "make demo    three devices, three releases, one of which heals itself"
@@ -11,13 +11,15 @@ help:
 	@echo "make bench   benchmarks"
 	@echo "make conformance   our TUF client against what the public conformance suite asks"
 	@echo "make guards  every attack once with its guard taken out: its test must fail"
+	@echo "make crash   the agent killed at every moment of every row of its tables"
 
 demo: .venv/publisher.installed
 	$(BIN)/publisher demo
 
 test: .venv/dev.installed
 	@sh .ci/mosquitto
-	FIELDCAST_PYTHONS="$$(sh .ci/interpreters)" $(PYTEST) -n auto --cov --cov-report=term
+	FIELDCAST_PYTHONS="$$(sh .ci/interpreters)" $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term
 
 check: lint test
 
@@ -41,6 +43,9 @@ conformance: .venv/dev.installed
 		PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) "$(TUF_CONFORMANCE)/tuf_conformance" --rootdir "$(TUF_CONFORMANCE)" \
 			-c "$(TUF_CONFORMANCE)/pyproject.toml" --entrypoint "$(CURDIR)/tests/conformance/client"; \
 	else echo "TUF_CONFORMANCE is not set: the public suite itself was not run"; fi
+
+crash: .venv/dev.installed
+	FIELDCAST_CRASH=all $(PYTEST) -q -n auto tests/crash
 
 guards: .venv/dev.installed
 	$(PYTEST) -q tests/attacks

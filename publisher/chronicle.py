@@ -98,10 +98,11 @@ def history(
     return found
 
 
-def trusted(channel: Channel, home: Home, envelope: bytes | None = None) -> Verified:
-    """Return what the key holders have signed, by the device's checks from the pinned root, expiry aside.
+def trusted(channel: Channel, home: Home, envelope: bytes | None = None, *, now: float = 0.0) -> Verified:
+    """Return what the key holders have signed, by the device's checks from the pinned root.
 
-    Raises `AuthorError` when this workstation has pinned no root, `UpdateRejected` when the checks fail.
+    Expiry is judged at `now` (seconds UTC), and so not at all unless that is given. Raises `AuthorError` when this
+    workstation has pinned no root, `UpdateRejected` when the checks fail.
     """
     root = KeyStore(home.keys).pinned(channel.name)
     if root is None:
@@ -110,7 +111,7 @@ def trusted(channel: Channel, home: Home, envelope: bytes | None = None) -> Veri
             f"{channel.name}: copy it from the workstation that created the channel"
         )
     envelope = channel.envelope() if envelope is None else envelope
-    return verify(Request(fleet=channel.fleet, channel=channel.name, now=0.0, root=root, envelope=envelope))
+    return verify(Request(fleet=channel.fleet, channel=channel.name, now=now, root=root, envelope=envelope))
 
 
 def _of(channel: Channel, home: Home, pipeline: str | None, limit: int | None) -> ChannelHistory:

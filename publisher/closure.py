@@ -16,6 +16,7 @@ from publisher.analysis import origin
 from publisher.analysis.declared import Declared
 from publisher.analysis.origin import STDLIB, canonical_name
 from publisher.analysis.source import Source
+from publisher.analysis.syntax import OLDEST, oldest_minor
 from publisher.analysis.walk import External, Refusal, Walk, shown, walk
 
 __all__ = ["Closure", "LocalFile", "Refusal", "collect"]
@@ -39,6 +40,7 @@ class Closure:
     """What a class needs. `files` come sorted by path; `requires` are canonical names of installed distributions.
 
     `entry` and `attr` name the class inside the bundle; `declared` are the requirements that its `requires` spells out.
+    `oldest_minor` is the oldest Python 3 whose grammar has all that is surely imported.
     """
 
     root: Path
@@ -49,6 +51,7 @@ class Closure:
     requires: tuple[str, ...]
     refused: tuple[Refusal, ...]
     declared: tuple[str, ...] = ()
+    oldest_minor: int = OLDEST
 
     def shown(self, file: LocalFile) -> str:
         """Return a file's path relative to the root, as a person finds it there."""
@@ -85,6 +88,7 @@ def collect(target: type | str | Path, *, root: Path | None = None) -> Closure:
         requires=tuple(sorted(requires - {"fieldcast"})),
         refused=tuple(sorted(found.refused)),
         declared=found.declared.requires,
+        oldest_minor=max((oldest_minor(found.modules[name].data) for name in found.needed()), default=OLDEST),
     )
 
 

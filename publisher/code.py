@@ -94,7 +94,7 @@ def _portable(name: str, cls: type, root: Path | None) -> Code:
         raise AuthorError(f"stage {name!r} ({cls.__qualname__}) cannot be shipped:\n  {lines}")
     value = fingerprint(cls, root=root).value
     target = f"{closure.entry}:{closure.attr or cls.__qualname__}"
-    needs = needs_of(cls, closure.requires, closure.declared, closure.root)
+    needs = needs_of(cls, closure.requires, closure.declared, closure.root).for_syntax(closure.oldest_minor, name)
     files = {file.path: file.source for file in closure.files}
     data = {file.path: file.source for file in closure.data}
     built = _built(target, value, files, data, needs, PORTABLE_TAG)

@@ -18,6 +18,7 @@ from edge_agent.contract.manifest import (
     InputSpec,
     Manifest,
     OutputSpec,
+    ResourceLimits,
     parse_manifest,
 )
 from edge_agent.contract.messages import ReleaseInfo
@@ -68,6 +69,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     self_test: BlobShown | None
     health: HealthPolicy
     history: int
+    limits: ResourceLimits
 
 
 def describe(text: str, *, home: str | Path | None = None, channel: str | None = None) -> Description:
@@ -92,7 +94,7 @@ def describe(text: str, *, home: str | Path | None = None, channel: str | None =
     )
 
 
-_AS_IT_IS = ("input", "output", "tunable", "requires_python", "requires", "health", "history")
+_AS_IT_IS = ("input", "output", "tunable", "requires_python", "requires", "health", "history", "limits")
 
 
 def _named(manifest: Manifest) -> list[tuple[str, BlobRef]]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from edge_agent.contract.errors import AuthorError
 from publisher.analysis import origin
 from publisher.analysis.origin import STDLIB
+from publisher.analysis.syntax import OLDEST
 from publisher.project import read_pyproject
 
 __all__ = ["PYTHON", "Needs", "join", "join_pythons", "needs_of", "pins_of"]
@@ -30,6 +32,19 @@ class Needs(NamedTuple):
     requires: list[str]
     python: str
     warnings: list[str]
+
+    def for_syntax(self, minor: int, stage: str = "") -> Needs:
+        """Return the same for source that no Python older than 3.`minor` parses, nor then any device with one."""
+        try:
+            allowed = SpecifierSet(self.python)
+        except InvalidSpecifier as error:
+            raise AuthorError(f"project.requires-python: {error}") from None
+        if not any(allowed.contains(f"3.{older}") for older in range(OLDEST, minor)):
+            return self
+        bound = f">=3.{minor}"
+        python = bound if self.python == PYTHON else join_pythons([self.python, bound])
+        line = f"stage {stage!r} has syntax of Python 3.{minor}, so no device with an older Python can take it"
+        return self._replace(python=python, warnings=[*self.warnings, line])
 
 
 def needs_of(cls: type, names: Iterable[str], declared_by_class: Iterable[str], root: Path) -> Needs:

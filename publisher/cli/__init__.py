@@ -70,6 +70,7 @@ from publisher.cli import (  # noqa: E402 - each module adds its commands to `ma
     command,  # noqa: F401
     demo,  # noqa: F401
     device,  # noqa: F401
+    export,  # noqa: F401
     gc,  # noqa: F401
     history,  # noqa: F401
     identity,  # noqa: F401

@@ -12,7 +12,7 @@ from publisher.cli import home_option, main, passphrase_option
 _count = click.IntRange(1, 32)
 
 
-@main.group()
+@main.group(short_help="Channels of a fleet, each with keys of its own.")
 def channel() -> None:
     """Channels of a fleet: streams of releases with keys of their own."""
 

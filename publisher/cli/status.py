@@ -88,6 +88,8 @@ def _print_table(devices: list[DeviceStatus]) -> None:
         for slot in device.report.slots if device.report is not None else ():
             for reason in slot.reasons:
                 click.echo(f"{device.device}: {slot.last} {_state(slot)}, {reason}")
+        for name, words in (device.report.sources if device.report is not None else {}).items():
+            click.echo(f"{device.device}: source of blobs {name}: {words}")
         if device.report is not None and device.report.refused_commands:
             since = f"{device.report.refused_commands} commands refused since its agent started"
             click.echo(f"{device.device}: {since}, the last: {device.report.refused_command}")

@@ -79,7 +79,7 @@ def _kill_and_start(agent: AgentProcess, counter: Counting, oldest: str, newest:
     """Return the release that runs after the restart, with its results flowing: none before `oldest`."""
     workers = workers_of(agent.pid)
     agent.kill()
-    until(lambda: not any(map(alive, workers)), 3, "the end of the workers")
+    until(lambda: not any(map(alive, workers)), what="the end of the workers")
     agent.start()
     runs = str(agent.slot()["active"])
     assert _number(oldest) <= _number(runs) <= _number(newest), f"{runs!r} runs after the restart\n{agent.tail()}"
@@ -131,4 +131,4 @@ def test_an_agent_killed_leaves_no_worker_process(fleet: FleetSimulator) -> None
     workers = workers_of(agent.pid)
     assert len(workers) == 2
     agent.kill()
-    until(lambda: not any(map(alive, workers)), 3, "the end of the workers")
+    until(lambda: not any(map(alive, workers)), what="the end of the workers")

@@ -27,6 +27,7 @@ __all__ = ["AgentProcess", "Counting", "alive", "maps_of", "workers_of"]
 COMMAND = "from edge_agent.cli import main; main()"
 READY_SECONDS = 20.0
 STOP_SECONDS = 10.0
+ASKING_SECONDS = 0.02  # an agent that is asked all the time has less of the processor for what is waited for
 _PRIVATE = ("PYTHONPATH", "FIELDCAST_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -135,7 +136,7 @@ class AgentProcess:
             return condition(self.status())
 
         try:
-            until(holds, seconds, f"{self.device}: {what or 'the condition'}")
+            until(holds, seconds, f"{self.device}: {what or 'the condition'}", pause_seconds=ASKING_SECONDS)
         except AssertionError as error:
             raise AssertionError(f"{error}\nstatus: {json.dumps(self.status())[:3000]}\n{self.tail()}") from None
 

@@ -38,6 +38,7 @@ from publisher.repository import Channel, Published
 from publisher.uplink import connect
 from tests.simulators import author
 from tests.simulators.agents import AgentProcess, Counting
+from tests.simulators.thrift import cheap_keys
 from tests.simulators.waiting import until
 
 __all__ = ["CHANNEL", "FleetSimulator", "Signed"]
@@ -100,13 +101,14 @@ class FleetSimulator:
         self.author = directory / "author"
         self.author.mkdir(parents=True)
         self.passphrase = secrets.token_urlsafe(8)
-        self.home: Home = init(
-            name or f"f{secrets.token_hex(5)}",
-            url,
-            passphrase=self.passphrase,
-            channels=[CHANNEL],
-            home=directory / "home",
-        )
+        with cheap_keys():
+            self.home: Home = init(
+                name or f"f{secrets.token_hex(5)}",
+                url,
+                passphrase=self.passphrase,
+                channels=[CHANNEL],
+                home=directory / "home",
+            )
         self.topics = Topics(self.home.fleet)
         self.agents: list[AgentProcess] = []
         self._counters: list[Counting] = []

@@ -33,6 +33,7 @@ from publisher.promotion import promote
 from publisher.record import Record
 from publisher.repository import Channel, Published
 from publisher.uplink import connect
+from tests.simulators.thrift import cheap_keys
 from tests.simulators.waiting import until
 
 __all__ = ["PASSPHRASE", "Office", "at_hand", "blob_of", "manifest_of", "retained"]
@@ -84,7 +85,8 @@ class Office:
     @classmethod
     def found(cls, path: Path, url: str, *, record: str = "", fleet: str = "") -> Office:
         """Found a fleet with staging and production; `record` puts its record elsewhere."""
-        home = init(fleet or f"f{secrets.token_hex(5)}", url, passphrase=PASSPHRASE, home=path)
+        with cheap_keys():
+            home = init(fleet or f"f{secrets.token_hex(5)}", url, passphrase=PASSPHRASE, home=path)
         if record:
             office = cls(home)
             office.move_record(record)

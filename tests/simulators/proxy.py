@@ -55,18 +55,6 @@ class Faults:
     silent_seconds: float = 0.0
     jitter: float = 0.0
 
-    @classmethod
-    def drawn(cls, rng: random.Random) -> Faults:
-        """Return one of the kinds of bad line, by lot."""
-        return rng.choice(
-            [
-                cls(delay_seconds=0.05, bytes_per_second=3e6),
-                cls(cut_seconds=rng.uniform(0.5, 1.5), bytes_per_second=2e6),
-                cls(cut_bytes=rng.randrange(20_000, 400_000)),
-                cls(silent_seconds=rng.uniform(0.3, 0.8), cut_seconds=2.5, bytes_per_second=1e6),
-            ]
-        )
-
 
 @dataclass(eq=False)
 class _Line:

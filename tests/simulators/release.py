@@ -41,15 +41,14 @@ class Broken(Exception):
 
 
 class Act(Filter):
-    """Double what comes in, or misbehave as told; `note` is a file to leave traces in."""
+    """Double what comes in, or misbehave as told; with a `note`, traces are left on standard error."""
 
     def __init__(self, how="good", note="", factor=2.0, after=0):
         super().__init__(how=how, note=note, factor=factor, after=after)
 
     def leave(self, word):
         if self.note:
-            with Path(self.note).open("a") as file:
-                file.write(f"{word} {os.getpid()}\\n")
+            os.write(2, f"{self.note}: {word} {os.getpid()}\\n".encode())
 
     def initialize(self):
         self.seen = 0
@@ -170,9 +169,7 @@ class Act(Filter):
         return x
 
     def start_child(self, x, frame):
-        if self.seen == 1:
-            child = subprocess.Popen(["sleep", "600"])
-            self.leave(f"child {child.pid} of")
+        subprocess.Popen(["sleep", "600"])
         return x * self.factor
 
     def linger_thread(self, x, frame):
@@ -181,6 +178,56 @@ class Act(Filter):
 
     def cancelled(self, x, frame):
         raise asyncio.CancelledError
+
+    def leak(self, x, frame):
+        self.kept.append(bytearray(os.urandom(1024)) * 2048)
+        return x * self.factor
+
+    def warm_up(self, x, frame):
+        """Fill a cache of 60 MB once, in steps, and keep it."""
+        if len(self.kept) < 30:
+            self.kept.append(bytearray(os.urandom(1024)) * 2048)
+        return x * self.factor
+
+    def many_rows(self, x, frame):
+        return Frame(
+            np.zeros((len(x) * 500, 1)),
+            np.repeat(frame.timestamps, 500),
+            np.repeat(frame.sequences, 500),
+            None,
+            frame.columns,
+        )
+
+    def print_much(self, x, frame):
+        print("x" * 200_000)
+        return x * self.factor
+
+    def no_space(self, x, frame):
+        raise OSError(28, "No space left on device")
+
+    def fill_file(self, x, frame):
+        with Path(self.note).open("ab") as file:
+            file.write(bytes(8 << 20))
+        return x * self.factor
+
+    def fork(self, x, frame):
+        for _ in range(20):
+            if os.fork() == 0:
+                time.sleep(600)
+        raise RuntimeError("forked")
+
+    def kill_parent(self, x, frame):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(3600)
+
+    def shift(self, x, frame):
+        return x * self.factor + 0.5
+
+    def burn(self, x, frame):
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+        return x * self.factor
 
     def words(self, x, frame):
         return [[float(value) * 2] for value in x[:, 0]]

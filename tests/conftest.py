@@ -1,0 +1,58 @@
+"""How the whole suite is spread over the cores, and what of a tester's surroundings must not reach the tests.
+
+What mostly waits starts first, with one worker more than there are cores: files with real fleets wait for devices,
+brokers and time, and while they do, another worker has the core. Started last, the longest of them would keep one core
+busy and leave the others idle at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+SLOW = (
+    "tests/publisher/test_demo.py",
+    "tests/e2e/",
+    "tests/crash/",
+    "tests/attacks/",
+    "tests/publisher/test_cli",
+    "tests/publisher/test_pushing.py",
+    "tests/publisher/",
+    "tests/edge_agent/runtime/",
+)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a shell's background job starts with it ignored, and would hand that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Start processes without coverage, which doubles what a short-lived one costs.
+
+    For whole fleets of them: their code is measured where it has tests of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Answer `-n auto`."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the order within a file stays."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((rank for rank, start in enumerate(SLOW) if item.nodeid.startswith(start)), len(SLOW))
