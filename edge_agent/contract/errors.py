@@ -60,6 +60,7 @@ class ReasonCode(enum.Enum):
     MACHINE = "machine"
     SPACE = "space"
     QUARANTINE = "quarantine"
+    SANDBOX = "sandbox"
     PARAMETERS = "parameters"
     # Fetching
     CONTENT = "content"
@@ -74,6 +75,10 @@ class ReasonCode(enum.Enum):
     EXITED = "exited"
     BEHIND = "behind"
     VETO = "veto"
+    LATENCY = "latency"
+    MEMORY = "memory"
+    FLOOD = "flood"
+    DISAGREEMENT = "disagreement"
     ATTEMPTS = "attempts"
     ENVIRONMENT = "environment"
     # People

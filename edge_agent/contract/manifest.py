@@ -7,6 +7,7 @@ the same bytes keeps the same digest. Unknown fields are tolerated, an unknown `
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ __all__ = [
     "Manifest",
     "ModelRef",
     "OutputSpec",
+    "ResourceLimits",
     "Stage",
     "check_name",
     "encode_manifest",
@@ -116,9 +118,15 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a candidate must show in probation (§10). A device's config may only tighten it.
+    """What a release must show (§10). A device's config may only tighten it.
 
     Probation ends by count *and* time: at least `probation_frames` samples and `probation_seconds` seconds live.
+    `error_rate_max` is the share of frames that may fail, and that may give invalid results; of neighbouring ones
+    `block_frames` count as one. `latency_ms_max` is for 99 of 100 frames, `latency_ratio_max` how many times as slow as
+    the active release a frame may be. Memory is the worker's, resident, in MiB. `disagreement_max` is how far a result
+    may lie from the active release's. `rows_ratio_max` is rows out for each row in, `printed_kb_max` what a probation
+    may print. 0 means no limit for all of these but `error_rate_max`. With `needs_broker`, nothing is committed while
+    the input's or output's broker is gone.
     """
 
     start_seconds: float = 30.0
@@ -127,6 +135,23 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     shadow_frames: int = 20
     error_rate_max: float = 0.01
     heartbeat_seconds: float = 5.0
+    block_frames: int = 1
+    latency_ms_max: float = 0.0
+    latency_ratio_max: float = 10.0
+    memory_mb_max: float = 0.0
+    memory_growth_mb_max: float = 32.0
+    disagreement_max: float = 0.0
+    rows_ratio_max: float = 100.0
+    printed_kb_max: float = 1024.0
+    needs_broker: bool = False
+
+
+class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a release's worker may use at the most (R6); a device's limits are ceilings. 0: what the device allows."""
+
+    memory_mb: int = 0
+    open_files: int = 0
+    tasks: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -143,6 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     self_test: BlobRef | None = None
     health: HealthPolicy = HealthPolicy()
     history: int = 0
+    limits: ResourceLimits = ResourceLimits()
 
     def every_stage(self) -> Iterator[Stage]:
         """Yield all stages with those in their branches, each before what it contains."""
@@ -236,6 +262,13 @@ def _faults(manifest: Manifest) -> Iterator[Reason]:
             yield _fault(f"blob {ref.digest} has size {ref.size}", "$.stages")
     if manifest.history < 0:
         yield _fault("history is negative", "$.history")
+    for name in ResourceLimits.__struct_fields__:
+        if (limit := getattr(manifest.limits, name)) < 0:
+            yield _fault(f"{limit} must be 0 or more", f"$.limits.{name}")
+    for name in HealthPolicy.__struct_fields__:
+        value = getattr(manifest.health, name)
+        if not 0 <= value < math.inf:
+            yield _fault(f"{value} must be 0 or more, and finite", f"$.health.{name}")
 
 
 def _dtype_faults(spec: InputSpec) -> Iterator[Reason]:

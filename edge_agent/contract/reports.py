@@ -49,7 +49,8 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     of `last` (`committed`, `rolled_back`, `rejected`, `deferred`, …) and `reasons` why. `counters` are totals since
     the agent started: `samples`, `outputs`, `errors`, `dropped`. `due` ends a postponement (seconds UTC). `pinned` is
     the release that an operator pinned the slot to. `held`: an operator holds updates. `stuck`: every permitted release
-    is condemned here, and what runs goes on.
+    is condemned here, and what runs goes on. `incident` is the number of the slot's last incident, 0 without one.
+    `sandbox` says of each layer of the worker's sandbox what came of it: `applied …`, `refused: why`, `not covered: why`.
     """
 
     pipeline: str
@@ -68,6 +69,8 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pinned: str = ""
     held: bool = False
     stuck: bool = False
+    incident: int = 0
+    sandbox: dict[str, str] = {}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,7 +78,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `session` names this run of the agent; a command must name it too. `refused_commands` were refused in it, the last
     of them for the reason `refused_command`. `sources` tells what was wrong last with which source of blobs (`delta`
-    for patches); one that works again is not there.
+    for patches); one that works again is not there. `trouble` is what the disk refuses now, in words.
     """
 
     format: int
@@ -93,6 +96,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused_commands: int = 0
     refused_command: str = ""
     sources: dict[str, str] = {}
+    trouble: str = ""
 
 
 class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

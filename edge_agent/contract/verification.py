@@ -104,8 +104,11 @@ def open_envelope(data: bytes) -> Envelope:
 
 
 # `-I` ignores PYTHONPATH, so a source tree that is not installed must be named; `-P` keeps the working directory out.
+# TUF's library imports the software of every cloud it finds installed, to sign there; boto3 alone doubles the start.
 _START = """\
 import runpy, sys
+for cloud in ("azure", "boto3", "google.cloud"):
+    sys.modules[cloud] = None
 root = sys.argv.pop(1)
 if root not in sys.path:
     sys.path.insert(0, root)

@@ -12,13 +12,16 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.contract.manifest import HealthPolicy, OutputSpec
-from edge_agent.runtime.member import Member
+from edge_agent.runtime.limits import DEFAULT, Confinement
+from edge_agent.runtime.member import WORKER, Member
 
 __all__ = ["Crew", "Notice", "NoticeKind", "Plan"]
 
 STOP_SECONDS = 2.0
+# How much longer who is late may be while another release is late too.
+LATE_FACTOR = 2.0
 CRASHES_MAX = 3
 CRASH_WINDOW_SECONDS = 60.0
 RESTART_SECONDS = (0.0, 0.5, 2.0, 10.0, 30.0)
@@ -32,10 +35,15 @@ class NoticeKind(enum.Enum):
     HEALTHY = "healthy"
     FAILED = "failed"
     STOPPED_SERVING = "stopped serving"
+    DOUBTED = "doubted"
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """News about deployment `key` on `slot`, with evidence in words."""
+    """News about deployment `key` on `slot`, with evidence in words.
+
+    What failed brings more, for an incident: evidence in numbers, microseconds by stage, and the last `Samples`, those
+    that failed first, then from the newest on.
+    """
 
     kind: NoticeKind
     slot: str
@@ -43,6 +51,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     words: str = ""
     reason: Reason | None = None
     traceback: str = ""
+    release: str = ""
+    evidence: dict[str, float] = {}
+    stages: dict[str, int] = {}
+    frames: list[Any] = []
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     health: HealthPolicy
     history: int = 0
     tunables: dict[str, Any] = {}
+    confinement: Confinement = DEFAULT
 
 
 class Crew:
@@ -64,13 +77,14 @@ class Crew:
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
         self._plans: dict[int, Plan] = {}
+        self._sandbox: dict[str, str] = {}
         self._dying: list[tuple[Member, float]] = []
         self._crashes: deque[float] = deque(maxlen=len(RESTART_SECONDS))
         self._again: tuple[float, Plan] | None = None
 
     def hire(self, plan: Plan, now: float) -> Member:
         """Start a worker for `plan`. Raises `OSError` when the system refuses."""
-        member = Member(plan.key, plan.release, plan.root, plan.columns, plan.tunables, now)
+        member = Member(plan.key, plan.release, plan.root, plan.columns, plan.tunables, now, WORKER, plan.confinement)
         known = {one.key for one in self._members.values()}
         self._members[member.fd] = member
         self._plans = {key: one for key, one in self._plans.items() if key in known} | {plan.key: plan}
@@ -86,9 +100,10 @@ class Crew:
 
     @property
     def sandbox(self) -> dict[str, str]:
-        """What the newest worker said of its sandbox, layer by layer."""
+        """What the newest worker said of its sandbox, layer by layer; the last one that there was while none works."""
         # A copy made in one step: the agent's other thread asks.
-        return next((one.sandbox for one in reversed(list(self._members.values())) if one.sandbox), {})
+        found = next((one.sandbox for one in reversed(list(self._members.values())) if one.sandbox), None)
+        return self._sandbox if found is None else found
 
     def plan(self, member: Member) -> Plan:
         """Return what the member was hired for."""
@@ -111,9 +126,18 @@ class Crew:
                 words = f"not ready after {policy.start_seconds:.0f} s"
                 found.append((member, Reason(code=ReasonCode.START, message=words)))
             elif owed is not None and now - owed > policy.heartbeat_seconds:
-                words = f"no answer to a frame for {policy.heartbeat_seconds:.1f} s"
-                found.append((member, Reason(code=ReasonCode.HEARTBEAT, message=words)))
+                late = self._others_late(member, now)
+                if late and now - owed <= LATE_FACTOR * policy.heartbeat_seconds:
+                    continue
+                words = f"no answer to a frame for {now - owed:.1f} s{', nor from another release' if late else ''}"
+                blame = Blame.ENVIRONMENT if late else Blame.RELEASE
+                found.append((member, Reason(code=ReasonCode.HEARTBEAT, message=words, blame=blame)))
         return found
+
+    def _others_late(self, member: Member, now: float) -> bool:
+        """Tell whether another worker has been at its frame for long too: slow machine, or bad frame."""
+        since = [one.owes_since() for one in self._members.values() if one is not member and one.loaded is not None]
+        return any(one is not None and now - one > self.plan(member).health.heartbeat_seconds / 2 for one in since)
 
     def rename(self, key: int, release: str) -> None:
         """Call deployment `key` by another name; a replacement for its worker will have it too."""
@@ -134,6 +158,7 @@ class Crew:
     def discard(self, member: Member, now: float) -> None:
         """Kill a worker."""
         if self._members.pop(member.fd, None) is not None:
+            self._sandbox = member.sandbox or self._sandbox
             member.kill()
             self._dying.append((member, now))
 
@@ -188,7 +213,8 @@ class Crew:
             if member.loaded is None:
                 times.append(member.started_at + policy.start_seconds)
             if owed is not None:
-                times.append(owed + policy.heartbeat_seconds)
+                due = owed + policy.heartbeat_seconds
+                times.append(due if due > now else due + (LATE_FACTOR - 1) * policy.heartbeat_seconds)
         return min(times, default=None)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol
 
 from edge_agent.config import CsvInput
 from edge_agent.contract.errors import ConfigError
+from edge_agent.plugs import JsonlInput
 from edge_agent.runtime.csv_table import CsvTable, Row
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.samples import BadPayload, Faults, Samples, bytes_of
@@ -22,6 +25,19 @@ __all__ = ["CsvSource"]
 ROWS_PER_TAKE_MAX = 4096  # rows looked at in one call, good or bad: some 5 ms
 BYTES_PER_TAKE = 1 << 20  # of texts and the like; the row that goes beyond is the last one
 UNREADABLE = "unreadable file"
+
+
+class Table(Protocol):
+    """A file as rows, by the rules of `CsvTable`."""
+
+    path: Path
+    columns: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    numbered: bool
+
+    def rows(self) -> Iterator[Row | BadPayload]:
+        """Yield every row from the top."""
+        ...
 
 
 class _Pass:
@@ -72,8 +88,10 @@ class CsvSource:
 
     problem = ""
 
-    def __init__(self, config: CsvInput, *, start_sequence: int = 0) -> None:
-        self._table = CsvTable(config)
+    def __init__(
+        self, config: CsvInput | JsonlInput, *, start_sequence: int = 0, table: Table | None = None
+    ) -> None:
+        self._table = table or CsvTable(config)  # type: ignore[arg-type]
         self.columns = self._table.columns
         self.faults = Faults()
         self.finished = False

@@ -59,6 +59,7 @@ def load_pipeline(
             output=manifest.output,
             tunable=manifest.tunable,
             health=manifest.health,
+            limits=manifest.limits,
         )
     except (TypeError, ValueError) as error:
         _unmount(used, known)

@@ -24,6 +24,8 @@ from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.cells import encode_cells
+from edge_agent.runtime.launched import Launched
+from edge_agent.runtime.limits import DEFAULT, Confinement, Limits, unmet
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind
 
@@ -36,7 +38,7 @@ SOCKET_BYTES = 1 << 20
 OBITUARY_SECONDS = 0.02
 # What a worker gets to see of the agent's environment; everything else may hold secrets.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "COVERAGE_PROCESS_START")
-_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JOBLIB_MULTIPROCESSING": "0"}
 
 
 class Program(NamedTuple):
@@ -44,6 +46,12 @@ class Program(NamedTuple):
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = MappingProxyType({})
+
+    def within(self, limits: Limits) -> Program:
+        """Return the program as it is started for a worker with these limits."""
+        parent = os.getpid()
+        told = encode_json(msgspec.structs.replace(limits, parent=parent)).decode()
+        return self._replace(arguments=(*self.arguments, str(parent), told))
 
 
 WORKER = Program(("-I", "-P", "-m", "edge_agent.runtime.worker"))
@@ -74,8 +82,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     timestamps: Any = ()
     rows: list[list[Any]] = []
     invalid: int = 0
-    words: str = ""
-    veto: str = ""
+    note: wire.Note = wire.Note()
     failure: wire.Failure | None = None
 
 
@@ -100,6 +107,7 @@ class Member:
         tunables: dict[str, Any],
         now: float,
         program: Program = WORKER,
+        confinement: Confinement = DEFAULT,
     ) -> None:
         self.key, self.release, self.root, self.columns, self.tunables = key, release, root, columns, tunables
         self.started_at = now
@@ -110,12 +118,17 @@ class Member:
         self._waiting_bytes = 0
         self._ready = False
         self._ended: str | None = None
+        self._require, self._launched = confinement.require, None
+        limits = msgspec.structs.replace(confinement.limits, release=str(root))
         self._buffer = bytearray(wire.INLINE_BYTES + 64)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-            self.pid = _spawn(theirs, program)
+            if confinement.launcher:
+                self.pid, self._launched = 0, Launched(confinement.launcher, theirs, limits)
+            else:
+                self.pid = _spawn(theirs, program.within(limits))
         except BaseException:
             ours.close()
             raise
@@ -189,6 +202,8 @@ class Member:
             self._ready = True
             ready = decode_json(payload, wire.Ready)
             self.sandbox = ready.sandbox
+            if (reason := unmet(self._require, ready.sandbox)) is not None:
+                return wire.Failure(reason=reason)  # it is never told where the release lies
             self._send(Header(Kind.LOAD), wire.Load(root=str(self.root), release=self.release, tunables=self.tunables))
             return ready
         if header.kind is Kind.LOADED and self._ready and self.loaded is None:
@@ -202,7 +217,8 @@ class Member:
             raise ValueError(f"an answer to batch {header.batch} out of turn")
         owed = self._answered()
         if header.kind is Kind.ERROR:
-            return Answer(batch=header.batch, warm=owed.warm, failure=decode_json(payload, wire.Failure))
+            failure = decode_json(payload, wire.Failure)
+            return Answer(batch=header.batch, warm=owed.warm, failure=failure, note=failure.note)
         if owed.warm:
             return Answer(batch=header.batch, warm=True)
         return _checked(_rows(header, payload), owed.newest)
@@ -229,12 +245,18 @@ class Member:
 
     def _kill_group(self) -> None:
         """Kill the worker, a session leader, and the processes that its filters started."""
+        if self._launched is not None:
+            self._launched.kill()
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> str | None:
         """Return how the process ended in words, None while it has not."""
         if self._ended is not None:
+            return self._ended
+        if self._launched is not None:
+            self._ended = self._launched.ended()
             return self._ended
         try:
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -305,15 +327,14 @@ def _rows(header: Header, payload: memoryview) -> Answer:
         timestamps=heads[2 * count :],
         rows=rows,
         invalid=header.invalid,
-        words=words.invalid,
-        veto=words.veto,
+        note=words,
     )
 
 
 def _spawn(sock: socket.socket, program: Program) -> int:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _THREADS
     environment |= program.environment
-    command = [sys.executable, *program.arguments, str(os.getpid())]
+    command = [sys.executable, *program.arguments]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, 2, 1),  # what a filter prints goes where the agent's log goes

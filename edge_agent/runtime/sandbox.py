@@ -3,49 +3,42 @@
 `apply` works layer by layer and says of each what came of it: `applied …`, `refused: why` or `not covered: why`. It
 judges nothing: whether a gap is tolerable is the device's decision. It refuses to run in a process that has threads
 already, because credentials belong to threads: call it before any import that starts some (numpy, onnxruntime).
-Standard library only.
+Limits and ties are here; which files and calls are left is put together here too, and enforced by
+`edge_agent.runtime.landlock` and `edge_agent.runtime.seccomp`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
+import select
 import signal
 import struct
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Limits", "apply"]
+from edge_agent.contract.digest import decode_json, encode_json
+from edge_agent.runtime import landlock, seccomp
+from edge_agent.runtime.limits import MIB, Limits
+from edge_agent.runtime.readable import readable
 
-_MIB = 1024 * 1024
+__all__ = ["Limits", "apply", "main"]
+
+MAPPED_BYTES = 2 * 1024 * MIB
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 # linux/capability.h
 _CAPABILITY_VERSION_3 = 0x20080522
 
+F_SETSIG = 10  # fcntl(2); Python knows no name for it
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 _libc.capget.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
 _libc.capset.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one worker may use; None leaves the limit that it was started with.
-
-    `parent` is the process id of the agent; None ties the worker to whoever is its parent by now, which misses an agent
-    that has ended already; 0 is for a worker that systemd started and ends. `memory_bytes` bounds the
-    address space, which onnxruntime fills faster than memory: leave room. `processes` counts all threads of the user,
-    the agent's included.
-    """
-
-    parent: int | None = None
-    memory_bytes: int | None = None
-    open_files: int | None = 256
-    file_bytes: int | None = 64 * _MIB
-    processes: int | None = None
 
 
 def apply(limits: Limits) -> dict[str, str]:
@@ -59,9 +52,24 @@ def apply(limits: Limits) -> dict[str, str]:
         raise RuntimeError(f"the sandbox would cover one of {threads} threads: apply it before anything starts threads")
     parent = os.getppid() if limits.parent is None else limits.parent
     report = {name: _outcome(layer, limits) for name, layer in _LAYERS}
+    report |= _reach(limits)
     if parent and os.getppid() != parent:
         raise ProcessLookupError(f"the agent (process {parent}) ended before its worker was ready")
+    if limits.lifeline >= 0 and _let_go(limits.lifeline):
+        raise ProcessLookupError("the agent let go of its worker before it was ready")
     return report
+
+
+def main() -> None:
+    """Print what came of each layer on this machine, as JSON: `python -m edge_agent.runtime.sandbox LIMITS`."""
+    report = apply(decode_json(sys.argv[1].encode(), Limits))
+    sys.stdout.write(encode_json(report).decode() + "\n")
+
+
+def _let_go(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _threads() -> int:
@@ -109,9 +117,22 @@ def _parent_death(limits: Limits) -> str:
     Comes after the capabilities: a change of credentials may clear the request.
     """
     if limits.parent == 0:
-        return "not covered: not a child of the agent, its unit must end it"
+        return _lifeline(limits.lifeline)
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     return "applied: killed when " + ("its parent ends" if limits.parent is None else "the agent ends")
+
+
+def _lifeline(descriptor: int) -> str:
+    """Ask for SIGKILL when the other end of a socket is closed, as it is when the agent ends (F_SETSIG, fcntl(2)).
+
+    The system call filter keeps the descriptor open and its settings as they are.
+    """
+    if descriptor < 0:
+        return "not covered: not a child of the agent, its unit must end it"
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    return "applied: killed when the agent lets go of it"
 
 
 def _tracing(limits: Limits) -> str:
@@ -125,7 +146,14 @@ def _core_dumps(limits: Limits) -> str:
 
 
 def _memory(limits: Limits) -> str:
-    return _limit(resource.RLIMIT_AS, limits.memory_bytes)
+    """Bound what the process has for itself (RLIMIT_DATA), and what it may map of files and share beside that.
+
+    Bounding the address space alone would hit those who map large files and never touch them.
+    """
+    own = limits.memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    _limit(resource.RLIMIT_AS, own + MAPPED_BYTES)
+    _limit(resource.RLIMIT_DATA, own)
+    return f"applied: {own // MIB} MiB of its own; memory files count by their number and size alone"
 
 
 def _open_files(limits: Limits) -> str:
@@ -137,9 +165,55 @@ def _file_size(limits: Limits) -> str:
 
 
 def _processes(limits: Limits) -> str:
-    if limits.processes is not None and os.getuid() == 0:
+    if limits.processes is None:
+        return "not covered: no limit set; the system call filter allows threads, which the memory limit bounds"
+    if os.getuid() == 0:
         return "not covered: the kernel does not count the processes of root"
     return _limit(resource.RLIMIT_NPROC, limits.processes)
+
+
+def _cpu(limits: Limits) -> str:
+    return "not covered: only a control group bounds a share of the processor (CPUQuota= of a unit)"
+
+
+def _reach(limits: Limits) -> dict[str, str]:
+    """Close what lies outside the process: files, system calls, the network, other processes."""
+    guarded, files = _file_system(limits)
+    filtered, calls = _system_calls(limits, guarded)
+    scoped = guarded >= landlock.SCOPE_VERSION
+    tcp = "TCP is closed, other families" if guarded >= landlock.TCP_VERSION else "sockets"
+    return {
+        "file_system": files,
+        "system_calls": calls,
+        "network": "applied: opens no socket"
+        if filtered
+        else f"not covered: {tcp} are open without the system call filter",
+        "signals": "applied: to itself only" if filtered or scoped else "not covered: needs the system call filter",
+    }
+
+
+def _file_system(limits: Limits) -> tuple[int, str]:
+    """Leave Python's files and the release readable, nothing writable; return Landlock's version, 0 without."""
+    paths = readable(limits.release)
+    try:
+        version = landlock.version()
+        landlock.restrict(version, paths.rules, paths.held)
+    except OSError as error:
+        words = "without it files are as the user may read them, /proc of the agent included"
+        return 0, f"refused: {error.strerror}; {words}"
+    if paths.beside:
+        return version, f"not covered: {paths.beside} is on Python's path and holds the agent's own files too"
+    return version, f"applied: reads Python and its release, writes nothing (Landlock {version})"
+
+
+def _system_calls(limits: Limits, guarded: int) -> tuple[bool, str]:
+    try:
+        steps = seccomp.program(os.uname().machine, os.getpid(), landlock=guarded, lifeline=limits.lifeline)
+        seccomp.install(steps)
+    except (OSError, ValueError) as error:
+        return False, f"refused: {error}"
+    words = "" if guarded else "; opens nothing for writing, since no Landlock sees to it"
+    return True, f"applied: {len(steps) // 8} steps{words}"
 
 
 def _limit(which: int, value: int | None) -> str:
@@ -153,11 +227,7 @@ def _limit(which: int, value: int | None) -> str:
     return f"applied: {value}"
 
 
-def _missing(what: str) -> Callable[[Limits], str]:
-    return lambda limits: f"not covered: {what}"
-
-
-# The order matters: capabilities before the tie to the parent.
+# The order matters: capabilities before the tie to the parent, and all of these before the system call filter.
 _LAYERS: tuple[tuple[str, Callable[[Limits], str]], ...] = (
     ("new_privileges", _new_privileges),
     ("capabilities", _capabilities),
@@ -168,7 +238,9 @@ _LAYERS: tuple[tuple[str, Callable[[Limits], str]], ...] = (
     ("open_files", _open_files),
     ("file_size", _file_size),
     ("processes", _processes),
-    ("file_system", _missing("this version does not use Landlock")),
-    ("system_calls", _missing("this version sets no seccomp filter")),
-    ("network", _missing("this version does not close the network")),
+    ("cpu", _cpu),
 )
+
+
+if __name__ == "__main__":
+    main()

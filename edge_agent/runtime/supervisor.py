@@ -89,6 +89,10 @@ class Supervisor:
         """The candidate is committed."""
         self._order(self.lanes[slot], Lane.keep, key)
 
+    def compare(self, slot: str, plan: Plan) -> None:
+        """Let the release before the active one compute along."""
+        self._order(self.lanes[slot], Lane.compare, plan)
+
     def abandon(self, slot: str, key: int) -> None:
         """Drop a release."""
         self._order(self.lanes[slot], Lane.abandon, key)

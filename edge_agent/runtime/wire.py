@@ -111,17 +111,31 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Words beside a result: why rows are invalid, and why the pipeline's own `health()` says no."""
+    """Words beside a result: why rows are invalid, why the pipeline's own `health()` says no, what it took.
+
+    `micros` is what the frame took in the worker (microseconds), without the `waited` that others had the processor.
+    Sampled a few times a second and 0 or empty in between: `memory_kb`, resident; `printed`, bytes since the start; and
+    `stages`, the microseconds that each stage took for this frame.
+    """
 
     invalid: str = ""
     veto: str = ""
+    micros: int = 0
+    waited: int = 0
+    memory_kb: int = 0
+    printed: int = 0
+    stages: dict[str, int] = {}
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the worker could not do what it was asked. `traceback` has source lines, bounded to 16 KB."""
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why the worker could not do what it was asked. `traceback` has source lines, bounded to 16 KB.
+
+    `note` says what the frame took.
+    """
 
     reason: Reason
     traceback: str = ""
+    note: Note = Note()
 
 
 def send(sock: socket.socket, header: Header, *parts: Part) -> None:

@@ -7,6 +7,7 @@ told to, when the supervisor is gone, or when user code kills it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -19,9 +20,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge_agent.contract.digest import decode_json, encode_json
-from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.cells import decode_cells
+from edge_agent.runtime.denial import denial
+from edge_agent.runtime.launched import LAUNCHED, receive_limits
+from edge_agent.runtime.limits import Limits
+from edge_agent.runtime.meter import Meter, Printed
 from edge_agent.runtime.wire import Flag, Header, Kind
 
 if TYPE_CHECKING:
@@ -35,6 +40,9 @@ __all__ = ["Worker", "main"]
 
 SOCKET_FD = 3
 HEALTH_SECONDS = 1.0
+SAMPLE_SECONDS = 0.1
+# A disk that is full is nobody's fault whom we could name.
+_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TRACEBACK_BYTES_MAX = 16_384
 EXACT_MAX = 2**53
 _NONE = Flag.NONE
@@ -46,12 +54,15 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray(wire.INLINE_BYTES + 64)
+        self._sandbox: dict[str, str] = {}
         self._pipeline: Pipeline | None = None
         self._manifest: Manifest | None = None
         self._health_due, self._vetoed = 0.0, ""
+        self._meter, self._sample_due = Meter(), 0.0
 
     def serve(self, sandbox: dict[str, str]) -> None:
         """Answer messages until STOP or until the supervisor is gone."""
+        self._sandbox = sandbox
         self._send(Header(Kind.READY), encode_json(wire.Ready(pid=os.getpid(), sandbox=sandbox)))
         while (message := wire.receive(self._sock, self._buffer)) is not None:
             header, payload = message
@@ -101,26 +112,53 @@ class Worker:
         return check(twin, data)
 
     def _answer(self, header: Header, payload: memoryview) -> None:
+        self._meter.begin()
+        stages: dict[str, int] = {}
         try:
             if self._pipeline is None or self._manifest is None:
                 raise RuntimeError("a frame came before the release was loaded")
-            result = self._pipeline.run(_frame(header, payload, self._manifest.input))
+            frame = _frame(header, payload, self._manifest.input)
             if header.flags & Flag.WARM:
+                self._pipeline.run(frame)
                 return self._send(Header(Kind.RESULT, Flag.WARM, header.batch))
-            self._reply(header.batch, result)
+            if time.monotonic() < self._sample_due:
+                result = self._pipeline.run(frame)
+            else:
+                result, seconds = self._pipeline.timed(frame)
+                stages = {name: int(taken * 1e6) for name, taken in seconds.items()}
+            self._reply(header.batch, result, stages)
         except Exception as error:  # noqa: BLE001
             self._fail(header.batch, ReasonCode.ERRORS, error, header.flags & Flag.WARM)
 
-    def _reply(self, batch: int, result: Frame) -> None:
+    def _reply(self, batch: int, result: Frame, stages: dict[str, int]) -> None:
         from edge_agent.sdk.validity import invalid_rows
 
         assert self._manifest is not None
         invalid, words = invalid_rows(self._manifest.output, result)
         flags, columns, values = _encode_values(result)
         heads = b"".join(part.tobytes() for part in (result.sequences, result.firsts, result.timestamps))
-        note = encode_json(wire.Note(invalid=_encodable(words[:300]), veto=self._veto()))
+        note = encode_json(self._note(_encodable(words[:300]), stages, asked=True))
         header = Header(Kind.RESULT, flags, batch, len(result), columns, min(invalid, 0xFFFFFFFF))
         self._send(header, len(note).to_bytes(4, "little"), note, heads, values)
+
+    def _note(self, words: str, stages: dict[str, int], *, asked: bool = False) -> wire.Note:
+        """Return what the frame took, now and then with what the process uses; `asked` is whether it was well."""
+        micros, waited = self._meter.end()
+        veto = self._veto() if asked else ""
+        now = time.monotonic()
+        if now < self._sample_due:
+            return wire.Note(invalid=words, veto=veto, micros=micros, waited=waited)
+        self._sample_due = now + SAMPLE_SECONDS
+        memory, printed = self._meter.memory_kb(), Printed.total
+        return wire.Note(
+            invalid=words,
+            veto=veto,
+            micros=micros,
+            waited=waited,
+            memory_kb=memory,
+            printed=printed,
+            stages=stages,
+        )
 
     def _veto(self) -> str:
         """Return what the filters' own `health()` say against the release, asked once a second; empty: nothing."""
@@ -134,8 +172,13 @@ class Worker:
         stage = str(getattr(error, "stage", ""))
         cause = getattr(error, "original", error)
         text = "".join(traceback.format_exception(cause))
-        reason = Reason(code=code, message=_words(cause), where=stage)
-        failure = wire.Failure(reason=reason, traceback=_encodable(text[-TRACEBACK_BYTES_MAX:]))
+        environment = isinstance(cause, OSError) and cause.errno in _ENVIRONMENT
+        blame = Blame.ENVIRONMENT if environment else Blame.RELEASE
+        denied = denial(cause, self._sandbox)
+        message = f"{_words(cause)}: {denied}" if denied else _words(cause)
+        reason = Reason(code=code, message=_encodable(message), where=stage, blame=blame)
+        note = self._note("", {}) if batch and self._pipeline is not None else wire.Note()
+        failure = wire.Failure(reason=reason, traceback=_encodable(text[-TRACEBACK_BYTES_MAX:]), note=note)
         self._send(Header(Kind.ERROR, flags, batch), encode_json(failure))
 
     def _send(self, header: Header, *parts: bytes) -> None:
@@ -226,9 +269,12 @@ def _encodable(text: str) -> str:
 
 def main(kind: Callable[[socket.socket], Worker] = Worker) -> None:
     """Lock down, then serve the socket on descriptor 3."""
-    from edge_agent.runtime.sandbox import Limits, apply
+    from edge_agent.runtime.sandbox import apply
 
-    applied = apply(Limits(parent=int(sys.argv[1])))
+    limits = _limits(sys.argv[1:])
+    Meter.prepare()
+    applied = apply(limits)
+    Printed.install()
     sock = socket.socket(fileno=SOCKET_FD)
     try:
         kind(sock).serve(applied)
@@ -240,6 +286,15 @@ def main(kind: Callable[[socket.socket], Worker] = Worker) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _limits(arguments: list[str]) -> Limits:
+    """Return what this worker is told of its limits: on the command line, or by the agent through a launcher."""
+    if arguments == [LAUNCHED]:
+        return receive_limits(SOCKET_FD)
+    parent, *told = arguments
+    limits = decode_json(told[0].encode(), Limits) if told else Limits()
+    return msgspec.structs.replace(limits, parent=int(parent))
 
 
 def _status(error: BaseException) -> int:

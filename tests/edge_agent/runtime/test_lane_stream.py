@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -291,13 +290,17 @@ def test_tunables_reach_the_filter(slot: Slot, releases: Releases) -> None:
     assert [message.values["y"] for message in slot.sink.messages] == [0.0, 10.0, 20.0]
 
 
-def test_cleanup_runs_once_in_every_worker_that_is_let_go(slot: Slot, releases: Releases, tmp_path: Path) -> None:
-    note = tmp_path / "note"
-    slot.run(releases.act(1, note=str(note)))
+def test_cleanup_runs_once_in_every_worker_that_is_let_go(
+    slot: Slot, releases: Releases, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def traces() -> list[str]:
+        return [line for line in capfd.readouterr().err.splitlines() if line.startswith("trace: ")]
+
+    slot.run(releases.act(1, note="trace"))
     first = slot.active_pid
-    slot.run(releases.act(2, note=str(note)))
+    slot.run(releases.act(2, note="trace"))
     until(lambda: not slot.lane.crew.dying, what="the burial")
-    assert note.read_text() == f"cleanup {first}\n"
+    assert traces() == [f"trace: cleanup {first}"]
     second = slot.active_pid
     slot.supervisor.stop()
-    assert note.read_text() == f"cleanup {first}\ncleanup {second}\n"
+    assert traces() == [f"trace: cleanup {second}"]

@@ -90,7 +90,7 @@ def test_rows_are_read_raw_and_as_json(forged: Forged) -> None:
     forged.load()
     body = array("d", [2.5, 3.5]).tobytes()
     found = forged.answer(1, result(b'{"invalid":"w"}', body=body), flags=Flag.RAW, rows=1, columns=2)
-    assert (found.rows, found.words, list(found.sequences)) == ([[2.5, 3.5]], "w", [1])
+    assert (found.rows, found.note.invalid, list(found.sequences)) == ([[2.5, 3.5]], "w", [1])
     assert forged.answer(1, result(body=b'[["a",null]]'), rows=1).rows == [["a", None]]
     assert forged.answer(1, result(heads=()), flags=Flag.RAW).rows == []
 

@@ -103,24 +103,26 @@ def talk() -> Iterator[Talk]:
     made.end()
 
 
-def test_it_says_who_it_is_loads_answers_and_stops(talk: Talk, releases: Releases, tmp_path: Path) -> None:
+def test_it_says_who_it_is_loads_answers_and_stops(
+    talk: Talk, releases: Releases, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert talk.ready == wire.Ready(pid=os.getpid(), sandbox={"layer": "applied"})
-    note = tmp_path / "note"
-    header, payload = talk.load(releases.act(1, note=str(note)), factor=3.0)
+    header, payload = talk.load(releases.act(1, note="trace"), factor=3.0)
     assert header.kind is Kind.LOADED
     assert decode_json(payload, wire.Loaded).self_test == "no self-test shipped"
 
     header, payload = talk.frame(5, 6, batch=9)
     assert (header.kind, header.batch, header.rows, header.columns, header.invalid) == (Kind.RESULT, 9, 2, 1, 0)
     note_size = int.from_bytes(payload[:4], "little")
-    assert payload[4 : 4 + note_size] == b"{}"
+    note_words = decode_json(payload[4 : 4 + note_size], wire.Note)
+    assert (note_words.invalid, note_words.veto, list(note_words.stages)) == ("", "", ["act"])
     heads = array("q", payload[4 + note_size : 4 + note_size + 48])
     assert list(heads) == [5, 6, 5, 6, 5, 6]
     assert list(array("d", payload[4 + note_size + 48 :])) == [15.0, 18.0]
 
     wire.send(talk.sock, Header(Kind.STOP))
     talk.thread.join(SECONDS)
-    assert note.read_text() == f"cleanup {os.getpid()}\n"
+    assert f"trace: cleanup {os.getpid()}\n" in capfd.readouterr().err
     assert talk.raised == []
 
 

@@ -1,0 +1,184 @@
+"""The frames of one slot: source → serving worker → sink, and beside it whoever computes along (R2).
+
+One batch is in flight; what arrives meanwhile waits at the source and forms the next one. It stays in flight until a
+result or a failure is accepted (`outlet` sees to it that no result goes out twice), so no worker's end loses it. Who
+serves, and what becomes of workers that fail, the lane decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+
+from edge_agent.contract.errors import Blame, Reason, ReasonCode
+from edge_agent.runtime.crew import Crew
+from edge_agent.runtime.history import History
+from edge_agent.runtime.member import WARM_BATCHES_MAX, Answer, Batch, Member, failure_of
+from edge_agent.runtime.outlet import Outlet
+from edge_agent.runtime.probation import Mode, Probation
+from edge_agent.runtime.samples import Samples
+from edge_agent.runtime.sinks import Sink
+from edge_agent.runtime.sources import Source
+
+__all__ = ["Flow"]
+
+log = logging.getLogger(__name__)
+ROWS_MAX = 1024
+SOFT_SECONDS = 0.05
+SWITCH_SECONDS = 0.002
+RECENT_BYTES_MAX = 256 * 1024
+
+
+class Flow:
+    """What passes through one slot, and by whom. A lane is one, with orders and probation.
+
+    `recent` are the last batches' samples, for incidents: as many as its `maxlen`, none of them very large.
+    """
+
+    def __init__(self, slot: str, stream: str, source: Source, sink: Sink, recent: int = 8) -> None:
+        self.slot, self.source, self.sink = slot, source, sink
+        self.counters: Counter[str] = Counter()
+        self.crew = Crew()
+        self.recent: deque[Samples] = deque(maxlen=recent)
+        self._outlet = Outlet(stream, source, sink, self.counters)
+        self.draining = False  # no new frame is begun; set before the end
+        self._active: Member | None = None
+        self._candidate: Member | None = None
+        self._second: Member | None = None
+        self._probation: Probation | None = None
+        self._history = History()
+        self._inflight: Batch | None = None
+        self._retried = False
+        self._number = 0
+        self._switching = False
+        self._boundary = 0.0
+
+    def _lost(self, member: Member, reason: Reason | None, now: float, traceback: str = "") -> None:
+        """A member is of no use any more, by its own fault; without a reason its end will tell."""
+        raise NotImplementedError
+
+    @property
+    def mode(self) -> Mode:
+        """Who answers now."""
+        return self._probation.mode if self._probation is not None else Mode.IDLE
+
+    # --- frames --------------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame is in flight and every result is confirmed."""
+        return self._inflight is None and self._outlet.idle
+
+    def _holding(self, now: float) -> bool:
+        """Tell whether to wait a moment at a frame boundary for a candidate that is about to have caught up."""
+        return self._switching and now < self._boundary + SWITCH_SECONDS
+
+    def _serving(self) -> Member | None:
+        member = self._candidate if self.mode is Mode.LIVE else self._active
+        return member if member is not None and member.loaded is not None else None
+
+    def _beside(self) -> Member | None:
+        """Return who computes along: the shadowing candidate, the old worker behind a live one, or a second opinion."""
+        other = {Mode.IDLE: self._second, Mode.SHADOW: self._candidate, Mode.LIVE: self._active}[self.mode]
+        return other if other is not None and other.loaded is not None else None
+
+    def _dispatch(self, now: float) -> None:
+        serving = self._serving()
+        taken = self._outlet.take(ROWS_MAX) if serving is not None else None
+        if serving is None or taken is None:
+            return
+        samples, anew = taken
+        if anew:
+            self._history.clear()
+        self._number += 1
+        self.counters["samples"] += samples.rows
+        batch = Batch(self._number, samples, now)
+        if samples.bytes <= RECENT_BYTES_MAX:
+            self.recent.append(samples)
+        self._inflight, self._retried = batch, False
+        beside = self._beside()
+        if self._probation is not None:
+            self._probation.expect(batch)
+        self._give(serving, batch, now)
+        if beside is not None:
+            self._give(beside, batch, now)
+
+    def _give(self, member: Member, batch: Batch, now: float, *, warm: bool = False) -> None:
+        if not self.crew.has(member) or member.owes(batch):
+            return
+        try:
+            member.give(batch, now, warm=warm)
+        except OSError as error:
+            self._lost(member, self._excused(failure_of(error), member), now)
+        except KeyError as error:
+            words = f"the source has no column {error}, which {member.release} takes"
+            self._lost(member, Reason(code=ReasonCode.COLUMNS, message=words, blame=Blame.ENVIRONMENT), now)
+
+    def _excused(self, reason: Reason, member: Member) -> Reason:
+        """Blame the machine for a candidate that falls behind because it waits for a processor most of the time."""
+        trial = self._probation
+        if trial is None or trial.key != member.key or reason.code is not ReasonCode.BEHIND:
+            return reason
+        words = f"{reason.message}; it waited {trial.evidence.waited_micros / 1e6:.1f} s for a processor"
+        blame = Blame.ENVIRONMENT if trial.evidence.overloaded else reason.blame
+        return Reason(code=reason.code, message=words, blame=blame)
+
+    def _catch_up(self, member: Member, now: float) -> None:
+        """Show a fresh worker what came before, then let it compute the batch in flight."""
+        for samples in self._history.batches(ROWS_MAX, WARM_BATCHES_MAX):
+            self._number += 1
+            self._give(member, Batch(self._number, samples, now), now, warm=True)
+        if self._inflight is not None:
+            self._give(member, self._inflight, now)
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    def _settle(self, batch: Batch, now: float) -> None:
+        """Send the in-flight batch's results out as soon as somebody's good answer may be used."""
+        serving, old = self._serving(), self._active if self.mode is Mode.LIVE else None
+        answer = batch.answers.get(serving.key) if serving is not None else None
+        standby = batch.answers.get(old.key) if old is not None else None
+        if serving is not None and answer is not None and answer.failure is None:
+            self._finish(batch, answer, serving, now)
+        elif old is not None and standby is not None and standby.failure is None:
+            if answer is not None or now - batch.sent_at > SOFT_SECONDS:
+                self.counters["stepped_in"] += 1
+                self._finish(batch, standby, old, now)
+        elif answer is not None and answer.failure is not None and (old is None or standby is not None):
+            self.counters["errors"] += 1
+            errors = self.counters["errors"]
+            if errors & (errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: it must not flood the log
+                log.warning("frame failed slot=%s errors=%d reason=%s", self.slot, errors, answer.failure.reason)
+            self._skip(batch, now)
+
+    def _finish(self, batch: Batch, answer: Answer, member: Member, now: float) -> None:
+        probation = self.mode is Mode.LIVE and member is self._candidate
+        self._outlet.emit(answer, self.crew.plan(member).output.columns, member.release, probation=probation)
+        self._end_batch(batch, now)
+
+    def _skip(self, batch: Batch, now: float, *, kept: bool = True) -> None:
+        self.counters["skipped"] += batch.rows
+        self._end_batch(batch, now, kept=kept)
+
+    def _end_batch(self, batch: Batch, now: float, *, kept: bool = True) -> None:
+        self._inflight, self._boundary = None, now
+        if kept:
+            self._history.add(batch.samples, self.crew.history_rows)
+        self._outlet.owe(batch.rows)
+
+    def _fall_back(self, now: float) -> None:
+        batch, old = self._inflight, self._active
+        if batch is None:
+            return
+        if old is None:
+            self._retry_or_skip(batch, now)
+        elif old.key in batch.answers:
+            self._settle(batch, now)
+        elif old.loaded is not None:
+            self._give(old, batch, now)
+
+    def _retry_or_skip(self, batch: Batch, now: float) -> None:
+        """A batch whose worker died is tried once more on a fresh one, then counted, skipped and never shown again."""
+        if self._retried:
+            self._skip(batch, now, kept=False)
+        self._retried = True
