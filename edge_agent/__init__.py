@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edge_agent.sdk.pass_through import PassThrough as PassThrough
     from edge_agent.sdk.pipeline import Health as Health
     from edge_agent.sdk.pipeline import Input as Input
+    from edge_agent.sdk.pipeline import Limits as Limits
     from edge_agent.sdk.pipeline import Output as Output
     from edge_agent.sdk.pipeline import Pipeline as Pipeline
     from edge_agent.sdk.pipeline import StageError as StageError
@@ -42,6 +43,7 @@ _HOMES = {
     "Filter": "sdk.filter",
     "Frame": "sdk.frame",
     "Health": "sdk.pipeline",
+    "Limits": "sdk.pipeline",
     "Input": "sdk.pipeline",
     "Map": "sdk.map",
     "Offence": "sdk.serializable",

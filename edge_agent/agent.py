@@ -6,6 +6,7 @@ the network thread, the supervisor or a helper has to say is put into one queue 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import queue
@@ -14,33 +15,38 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import edge_agent
 from edge_agent import policies, telemetry, wiring
 from edge_agent.commands import Commands
 from edge_agent.config import Config
+from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import StoreError, UpdateRejected
 from edge_agent.contract.messages import Topics
 from edge_agent.doorbell import Doorbell
 from edge_agent.events import Events
+from edge_agent.failures import Failures
 from edge_agent.profile import collect
 from edge_agent.reporter import Reporter
 from edge_agent.runtime.crew import Notice, NoticeKind
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.transport import envelope
 from edge_agent.update.deployment import Event, EventKind
+from edge_agent.update.opening import StoreLost
 from edge_agent.update.ports import Ports
 from edge_agent.update.recovery import open_store
 from edge_agent.update.trust import verify
 from edge_agent.update.updater import Updater
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "run_rebuilding"]
 
 log = logging.getLogger(__name__)
 LOOP_SECONDS_MAX = 1.0
 STORE_RETRY_SECONDS = 5.0
 STATUS_SECONDS = 4.0
 DATABASE = "agent.db"
+REBUILDS_MAX = 5
 EVENTS = {
     NoticeKind.PROVEN: EventKind.PROVEN,
     NoticeKind.HEALTHY: EventKind.HEALTHY,
@@ -79,8 +85,13 @@ class Agent:
             about=f"fieldcast {edge_agent.__version__}, boot {boot}",
             report=self._reporter.changed,
         )
+        self._reporter.trouble = self._trouble
         self._reporter.sources = lambda: dict(self._fetcher.faults)
+        self._fetcher.tell(lambda: self._work.put(lambda _now: self._reporter.changed()))
         self._reporter.refusals = lambda: (self._commands.refused, self._commands.why)
+        self._failures = Failures(config, self._store, profile)
+        self._reporter.incidents = self._failures.newest
+        self._runtime = wiring.RuntimePort(self._supervisor, config)
         self._updater = Updater(
             device=config.device.id,
             fleet=config.device.fleet,
@@ -95,23 +106,23 @@ class Agent:
 
     def _count_boot(self) -> int:
         boot = int(self._store.fact("boot")) + 1
-        with self._store.transaction():
-            self._store.raise_fact("boot", boot)
+        self._store.remember("boot", boot)  # a full disk must not keep a device from starting (U3)
         return boot
 
     def _ports(self) -> Ports:
-        tunables = {name: dict(slot.tunable) for name, slot in self._config.slot.items()}
         return Ports(
             verify=functools.partial(verify, lock=self._config.device.state / "verifier.lock"),
             fetch=self._fetcher.fetch,
             blob_path=lambda ref: self._fetcher.path(ref.digest),
-            runtime=wiring.RuntimePort(self._supervisor, tunables),
+            proven=self._fetcher.proven,
+            runtime=self._runtime,
             wake=self._wake,
             changed=self._changed,
             blobs=self._config.device.state / "blobs",
         )
 
     def _changed(self) -> None:
+        self._failures.stale = True
         self._events.changed()
         self._reporter.changed()
 
@@ -150,7 +161,10 @@ class Agent:
     # --- the main loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises `StoreError` and others when going on makes no sense."""
+        """Run until SIGTERM or SIGINT. Raises `StoreLost` when the store has to be opened anew, by another `Agent`.
+
+        Raises other `StoreError`s when going on makes no sense.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ask_to_stop())
         sys.setswitchinterval(0.001)  # the supervisor's thread must not wait 5 ms for this one
@@ -192,10 +206,16 @@ class Agent:
     def _answer_rings(self) -> None:
         """Compose the status only for who asks: it costs a dozen queries, and only this thread may ask the store."""
         waiting = self._rings.qsize()
-        trouble = self._troubles["work"] or self._troubles["tick"]
-        status = self._reporter.status(time.time(), trouble) if waiting else b""
+        try:
+            status = self._reporter.status(time.time(), self._trouble()) if waiting else b""
+        except StoreError as error:  # a disk that gives read errors, too, is told
+            status = encode_json({**decode_json(self._status, dict[str, Any]), "trouble": str(error)})
         for _ in range(waiting):
             self._rings.get_nowait().put(status)
+
+    def _trouble(self) -> str:
+        """Return what the disk refuses, in words, empty when all is written."""
+        return self._troubles["work"] or self._troubles["tick"] or self._store.unwritable
 
     def _work_until(self, seconds: float) -> None:
         """Do what is in the queue, waiting up to `seconds` for a first piece."""
@@ -211,15 +231,24 @@ class Agent:
         try:
             due = self._updater.tick(now)
             self._commands.tick(now)
+            self._failures.look(now)
             self._events.tick()
+            if self._store.unwritable:
+                with self._store.transaction():
+                    log.info("store written again")
+        except StoreLost:
+            raise
         except StoreError as error:
             self._note_trouble("tick", error)
             return now + STORE_RETRY_SECONDS
+        if self._troubles["tick"]:
+            self._reporter.changed()
         self._troubles["tick"] = ""
         return due
 
     def _note_trouble(self, where: str, error: StoreError) -> None:
         if str(error) != self._troubles[where]:
+            self._reporter.changed()
             log.error("not written, tried again every %.0f s reason=%s", STORE_RETRY_SECONDS, error)
         self._troubles[where] = str(error)
 
@@ -230,6 +259,8 @@ class Agent:
         try:
             work(time.time())
             self._troubles["work"] = ""
+        except StoreLost:
+            raise
         except StoreError as error:
             self._note_trouble("work", error)
             timer = threading.Timer(STORE_RETRY_SECONDS, self._work.put, [work])
@@ -238,12 +269,19 @@ class Agent:
 
     def _shut_down(self) -> None:
         self._systemd.notify("STOPPING=1")
-        self._updater.stop(time.time())
-        self._supervisor.stop()
-        self._reporter.goodbye(time.time())
-        self._client.stop()
-        self._store.close()
-        self._lock.close()
+        with contextlib.ExitStack() as rest:  # whatever fails, the rest of it is done
+            for act in (self._lock.close, self._store.close, self._client.stop, self._goodbye, self._supervisor.stop):
+                rest.callback(act)
+            try:
+                self._updater.stop(time.time())
+            except StoreError as error:
+                log.error("the clean stop could not be written, the next start takes it for a crash reason=%s", error)
+
+    def _goodbye(self) -> None:
+        try:
+            self._reporter.goodbye(time.time())
+        except StoreError as error:
+            log.error("no last report reason=%s", error)
 
     # --- news ----------------------------------------------------------------------------------------------------
 
@@ -263,12 +301,31 @@ class Agent:
         reasons = (notice.reason,) if notice.reason is not None else ()
         if notice.traceback:
             log.warning("traceback slot=%s\n%s", notice.slot, notice.traceback)
+        self._failures.heard(notice, now)
+        if notice.kind is NoticeKind.DOUBTED:
+            self._failures.second_opinion(notice, self._runtime)
+            return
         if notice.kind is NoticeKind.STOPPED_SERVING:
             self._updater.stopped_serving(notice.key, reasons, now)
             return
         alone = self._store.active(notice.slot) is None
         loaded = EventKind.LOADED_ALONE if alone else EventKind.LOADED
         self._updater.happen(notice.key, Event(kind=EVENTS.get(notice.kind, loaded), reasons=reasons), now)
+
+
+def run_rebuilding(config: Config) -> None:
+    """Run an agent until it is told to stop; when its store is lost under it, another one that opens it anew (U3).
+
+    Raises `StoreLost` when that happens again and again, and what `Agent` raises.
+    """
+    for left in reversed(range(REBUILDS_MAX)):
+        try:
+            Agent(config).run()
+            return
+        except StoreLost as error:
+            if not left:
+                raise
+            log.error("the store is opened anew reason=%s", error)
 
 
 def _nothing(now: float) -> None:

@@ -20,6 +20,8 @@ from edge_agent.config import CsvInput
 from edge_agent.contract.errors import StoreError
 from edge_agent.doctor import doctor
 from edge_agent.enrolling import enroll
+from edge_agent.import_command import import_
+from edge_agent.incident_cli import incident
 from edge_agent.overview import status
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.steering import gc, hold, release
@@ -41,7 +43,7 @@ def main() -> None:
     """Run signed pipelines on this device's sensor data, and keep a version that works."""
 
 
-for command in (status, release, hold, gc, doctor, enroll):
+for command in (status, release, hold, gc, doctor, enroll, import_, incident):
     main.add_command(command)
 
 
@@ -59,9 +61,9 @@ def run(config_path: Path | None, log_level: str) -> None:
     """Run the agent in the foreground, until SIGTERM or Ctrl-C."""
     config = configured(config_path)
     telemetry.set_up_logging(log_level)
-    from edge_agent.agent import Agent
+    from edge_agent.agent import run_rebuilding
 
-    Agent(config).run()
+    run_rebuilding(config)
 
 
 @main.command("check-config", short_help="Check the configuration file.")
@@ -84,12 +86,18 @@ def checkconfigured(config_path: Path | None, as_json: bool) -> None:
 
 
 def _input(source: Any) -> str:
-    where = getattr(source, "topic", None) or source.path
-    return f"{source.source} {where} ({', '.join(source.columns) or 'columns of the file'})"
+    places = ("topic", "path", "url", "port", "command", "device", "root")
+    where = getattr(source, "host", "") or next((found for one in places if (found := getattr(source, one, None))), "")
+    where = where[0] if isinstance(where, list) else where
+    return f"{source.source}{f' {where}' if where else ''} ({', '.join(source.columns) or 'columns of the file'})"
 
 
 def _output(sink: Any) -> str:
-    return f"{sink.sink} {getattr(sink, 'topic', None) or f'{sink.path} table {sink.table}'}"
+    if sink.sink == "sqlite":
+        return f"sqlite {sink.path} table {sink.table}"
+    where = next(found for one in ("topic", "path", "url", "command") if (found := getattr(sink, one, None)))
+    spooled = f", spooled up to {sink.spool_mb:g} MB" if getattr(sink, "spool_mb", 0) else ""
+    return f"{sink.sink} {where[0] if isinstance(where, list) else where}{spooled}"
 
 
 @main.command(short_help="Show what releases are judged by on this device.")

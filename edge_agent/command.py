@@ -62,9 +62,9 @@ def configured(path: Path | None, *, check_files: bool = True) -> Config:
     return load(named, check_files=check_files)
 
 
-def open_store(config: Config) -> Store:
-    """Open this device's store. Raises `StoreError` when no agent has run here yet."""
-    return Store(config.device.state / DATABASE, create=False)
+def open_store(config: Config, *, write: bool = False) -> Store:
+    """Open this device's store, unless `write` only to look at it. Raises `StoreError` when no agent has run yet."""
+    return Store(config.device.state / DATABASE, create=False, look=not write)
 
 
 def slot_of(config: Config, slot: str | None, release: str = "") -> str:
@@ -81,7 +81,7 @@ def slot_of(config: Config, slot: str | None, release: str = "") -> str:
 
 def request(config: Config, kind: str, slot: str, argument: str = "") -> str:
     """Have the agent do something and return its answer; without one, do it here or leave it for its next start."""
-    with contextlib.closing(open_store(config)) as store:
+    with contextlib.closing(open_store(config, write=True)) as store:
         running = ring(config.device.state) is not None
         if not running and kind in ORDERS:
             with store.transaction():

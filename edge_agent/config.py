@@ -10,15 +10,31 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from edge_agent.confinement import sandbox_faults, worker_limit_faults
 from edge_agent.contract.dtypes import has_unit, is_scaled
 from edge_agent.contract.errors import ConfigError
 from edge_agent.faults import condition_faults, limit_faults, window_faults
+from edge_agent.health_limits import health_faults, incident_faults
+from edge_agent.plug_faults import input_faults, output_faults
+from edge_agent.plugs import (
+    CommandInput,
+    CommandOutput,
+    HttpOutput,
+    JsonlInput,
+    JsonlOutput,
+    MetricsInput,
+    ModbusInput,
+    OpcuaInput,
+    SerialInput,
+    SysfsInput,
+)
 from edge_agent.sections import (
     COMMAND_TYPES,
     DEFAULT_PORTS,
@@ -32,14 +48,20 @@ from edge_agent.sections import (
     Config,
     CsvInput,
     Device,
+    HealthLimits,
+    IncidentLimits,
+    Input,
     LocalPolicy,
     MqttInput,
     MqttOutput,
+    Output,
+    Sandbox,
     Section,
     Slot,
     SqliteOutput,
     StoreLimits,
     Timestamp,
+    WorkerLimits,
 )
 from edge_agent.tables import Tables, hint, listing
 
@@ -66,14 +88,30 @@ __all__ = [
 
 CONFIG_BYTES_MAX = 1024 * 1024
 TOPIC_BYTES_MAX = 65_535
-SOURCES: dict[str, type[Section]] = {"mqtt": MqttInput, "csv": CsvInput}
-SINKS: dict[str, type[Section]] = {"mqtt": MqttOutput, "sqlite": SqliteOutput}
+SOURCES: dict[str, type[Section]] = {
+    "mqtt": MqttInput,
+    "csv": CsvInput,
+    "jsonl": JsonlInput,
+    "serial": SerialInput,
+    "command": CommandInput,
+    "modbus": ModbusInput,
+    "opcua": OpcuaInput,
+    "sysfs": SysfsInput,
+    "metrics": MetricsInput,
+}
+SINKS: dict[str, type[Section]] = {
+    "mqtt": MqttOutput,
+    "sqlite": SqliteOutput,
+    "jsonl": JsonlOutput,
+    "command": CommandOutput,
+    "http": HttpOutput,
+}
 _SECTIONS = {
     "device": "[device] with id and fleet",
     "channel": '[channel.NAME] with root = "1.root.json"',
     "slot": "[slot.NAME] with channel, input and output",
 }
-_OPTIONAL = ("broker", "store", "commands", "blobs")
+_OPTIONAL = ("broker", "store", "commands", "blobs", "incidents", "limits", "sandbox")
 MIRRORS = ("file", "https", "http", "s3", "gs", "az")
 _TABLE = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 
@@ -128,10 +166,20 @@ class _Reading(Tables):
         store = self._store("store", tables.get("store", {}))
         commands = self._commands("commands", tables.get("commands", {}))
         blobs = self._blobs("blobs", tables.get("blobs", {}))
-        for name, one in slot.items() if broker is None else ():
+        incidents = self._incidents("incidents", tables.get("incidents", {}))
+        limits = self._limits("limits", tables.get("limits", {}))
+        sandbox = self._sandbox("sandbox", tables.get("sandbox", {}))
+        for name, one in slot.items() if not self.faults and broker is None else ():
             self._require_brokers(f"slot.{name}", one)
-        if self.faults or device is None or store is None or commands is None or blobs is None:
+        if self.faults or None in (device, store, commands, blobs, incidents, limits, sandbox):
             return None
+        assert device is not None
+        assert store is not None
+        assert commands is not None
+        assert blobs is not None
+        assert incidents is not None
+        assert limits is not None
+        assert sandbox is not None
         slot = {name: _with_stream(one, f"{device.id}/{name}") for name, one in slot.items()}
         return Config(
             path=path,
@@ -142,6 +190,9 @@ class _Reading(Tables):
             store=store,
             commands=commands,
             blobs=blobs,
+            incidents=incidents,
+            limits=limits,
+            sandbox=sandbox,
         )
 
     def _blobs(self, key: str, table: Any) -> Blobs | None:
@@ -183,8 +234,10 @@ class _Reading(Tables):
             self.fault(f"{key}.{'key' if broker.key is None else 'cert'}", "missing: cert and key go together")
         if not broker.tls and (broker.ca or broker.cert or broker.key):
             self.fault(f"{key}.url", "ca, cert and key need an encrypted connection: use mqtts://")
-        if broker.password_file is not None and not broker.username:
+        if (broker.password_file is not None or broker.credential) and not broker.username:
             self.fault(f"{key}.username", "missing: a password needs a user name")
+        if broker.password_file is not None and broker.credential:
+            self.fault(f"{key}.credential", "there is a password_file already: leave one of them out")
         for name in ("ca", "cert", "key", "password_file"):
             self._file(f"{key}.{name}", getattr(broker, name))
         return broker
@@ -204,7 +257,8 @@ class _Reading(Tables):
         return commands
 
     def _slot(self, key: str, table: Any) -> Slot | None:
-        readers = {"input": self._input, "output": self._output, "policy": self._policy}
+        readers = {"input": self._input, "output": self._output, "policy": self._policy, "health": self._health}
+        readers |= {"limits": self._limits}
         slot = self.section(key, table, Slot, readers)
         if slot is not None and slot.channel not in self._channels:
             self.fault(f"{key}.channel", f"there is no [channel.{slot.channel}]{hint(slot.channel, self._channels)}")
@@ -221,6 +275,30 @@ class _Reading(Tables):
         for name, words in limit_faults(limits) if limits is not None else ():
             self.fault(f"{key}.{name}", words)
         return limits
+
+    def _health(self, key: str, table: Any) -> HealthLimits | None:
+        limits = self.section(key, table, HealthLimits)
+        for name, words in health_faults(limits) if limits is not None else ():
+            self.fault(f"{key}.{name}", words)
+        return limits
+
+    def _incidents(self, key: str, table: Any) -> IncidentLimits | None:
+        limits = self.section(key, table, IncidentLimits)
+        for name, words in incident_faults(limits) if limits is not None else ():
+            self.fault(f"{key}.{name}", words)
+        return limits
+
+    def _limits(self, key: str, table: Any) -> WorkerLimits | None:
+        limits = self.section(key, table, WorkerLimits)
+        for name, words in worker_limit_faults(limits) if limits is not None else ():
+            self.fault(f"{key}.{name}", words)
+        return limits
+
+    def _sandbox(self, key: str, table: Any) -> Sandbox | None:
+        sandbox = self.section(key, table, Sandbox)
+        for name, words in sandbox_faults(sandbox) if sandbox is not None else ():
+            self.fault(f"{key}.{name}", words)
+        return sandbox
 
     def _policy(self, key: str, table: Any) -> LocalPolicy | None:
         policy = self.section(key, table, LocalPolicy, {"require": self._conditions})
@@ -248,6 +326,10 @@ class _Reading(Tables):
                 self.fault(f"{key}.columns", 'name at least one column: columns = {x = "path.in.payload"}')
         elif isinstance(source, CsvInput):
             self._csv(key, source)
+        elif isinstance(source, Input):
+            self._told(key, input_faults(source))
+            self._file(f"{key}.path", getattr(source, "path", None))
+            self._file(f"{key}.password_file", getattr(source, "password_file", None))
         return source
 
     def _output(self, key: str, table: Any) -> Section | None:
@@ -257,7 +339,15 @@ class _Reading(Tables):
             self._mqtt(key, sink.topic, sink.qos, wildcards=False)
         elif isinstance(sink, SqliteOutput) and not _TABLE.fullmatch(sink.table):
             self.fault(f"{key}.table", f"{sink.table!r} cannot name a table: use up to 63 letters, digits and '_'")
+        if isinstance(sink, Output):
+            self._told(key, output_faults(sink))
+            for name in ("token_file", "ca"):
+                self._file(f"{key}.{name}", getattr(sink, name, None))
         return sink
+
+    def _told(self, key: str, faults: Iterable[tuple[str, str]]) -> None:
+        for name, words in faults:
+            self.fault(f"{key}.{name}", words)
 
     def _columns(self, key: str, table: Any) -> dict[str, Any]:
         columns = self.named(key, table, self.short(Column, "path"))

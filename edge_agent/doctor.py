@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,12 @@ import msgspec
 
 from edge_agent.command import DATABASE, EXIT_REFUSED, as_json, configured, open_store, with_config
 from edge_agent.config import Config
+from edge_agent.confinement import confinement
+from edge_agent.contract.digest import encode_json
 from edge_agent.contract.errors import ConfigError, FieldcastError, StoreError
+from edge_agent.contract.manifest import ResourceLimits
 from edge_agent.doorbell import ring
+from edge_agent.runtime.limits import unmet
 from edge_agent.update.admission import SPACE_RESERVE_BYTES
 from edge_agent.update.clock import clock_doubt
 
@@ -31,6 +36,9 @@ __all__ = ["Check", "doctor", "examine"]
 
 CERTIFICATE_WARN_SECONDS = 30 * 86_400.0
 EXPIRY_WARN_SECONDS = 3 * 86_400.0
+PROBE_SECONDS = 20.0
+# What a child of the agent cannot have, and the unit of a launcher can.
+BOUNDED_ELSEWHERE = {"processes", "cpu"}
 SPACE_WARN_BYTES = 256 * 1024 * 1024
 
 
@@ -197,7 +205,7 @@ def _agent(config: Config) -> Iterator[Check]:
     live = ring(config.device.state) if config.device.state.is_dir() else None
     if live is None:
         yield Check(name="agent", state="warn", words="not running", advice="start it: `edge-agent run`")
-        yield from _kernel()
+        yield from _kernel(config)
         return
     status: dict[str, Any] = json.loads(live)
     trouble = status.get("trouble", "")
@@ -207,27 +215,33 @@ def _agent(config: Config) -> Iterator[Check]:
         words=f"running, pid {status.get('pid')}" + (f"; {trouble}" if trouble else ""),
         advice="free space or mount the disk writable; the agent tries again by itself",
     )
-    told = [(slot["pipeline"], layer, words) for slot in status.get("slots", [])
-            for layer, words in slot.get("sandbox", {}).items()]  # fmt: skip
-    missing = [f"{slot}: {layer} {words}" for slot, layer, words in told if not str(words).startswith("applied")]
-    yield Check(
-        name="sandbox",
-        state="warn" if missing else "ok",
-        words="; ".join(missing) or (f"{len(told)} layers applied" if told else "no worker runs"),
-        advice="see the kernel's configuration; a device may require a minimum",
-    )
+    for slot in status.get("slots", []):
+        yield _layers(config, slot["pipeline"], slot.get("sandbox", {}))
 
 
-def _kernel() -> Iterator[Check]:
-    """What the kernel offers workers, as far as it can be seen without starting one."""
-    try:
-        modules = Path("/sys/kernel/security/lsm").read_text(encoding="ascii")
-    except OSError:
-        modules = ""
-    landlock = "landlock" in modules
-    yield Check(
+def _kernel(config: Config) -> Iterator[Check]:
+    """What a worker's sandbox would hold here: a process is locked down as one, without any release, and asked."""
+    for name in config.slot:
+        limits = confinement(config, name, ResourceLimits()).limits
+        command = [sys.executable, "-I", "-P", "-m", "edge_agent.runtime.sandbox", encode_json(limits).decode()]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS, check=True)
+            yield _layers(config, name, json.loads(done.stdout))
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            yield Check(name="sandbox", state="fail", words=f"{name}: no worker could be locked down: {error}")
+
+
+def _layers(config: Config, slot: str, sandbox: dict[str, str]) -> Check:
+    """Judge what a worker said of its sandbox; what only a control group could bound is told and no reason to worry."""
+    if not sandbox:
+        return Check(name="sandbox", state="ok", words=f"{slot}: no worker runs")
+    gaps = {layer: words for layer, words in sandbox.items() if not words.startswith("applied")}
+    told = "; ".join(f"{layer} {words}" for layer, words in gaps.items())
+    words = f"{slot}: {len(sandbox) - len(gaps)} of {len(sandbox)} layers applied" + (f"; {told}" if told else "")
+    required = unmet(config.sandbox.require, sandbox) is not None
+    return Check(
         name="sandbox",
-        state="ok" if landlock else "warn",
-        words="the kernel has Landlock" if landlock else "the kernel shows no Landlock",
-        advice="boot with lsm=landlock,… for a read-only view of the file system",
+        state="fail" if required else "warn" if gaps.keys() - BOUNDED_ELSEWHERE else "ok",
+        words=words,
+        advice="[sandbox] require asks for more than this machine has" if required else "see docs/THREATS.md",
     )

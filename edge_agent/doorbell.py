@@ -7,14 +7,17 @@ the store is noticed at once. Nothing is read from the caller.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["Doorbell", "ring"]
 
+log = logging.getLogger(__name__)
 NAME = "agent.sock"
 STATUS_BYTES_MAX = 4 * 1024 * 1024
 
@@ -24,14 +27,18 @@ class Doorbell:
 
     def __init__(self, directory: Path, status: Callable[[], bytes], ringed: Callable[[], None]) -> None:
         self._status, self._ringed = status, ringed
-        with contextlib.suppress(FileNotFoundError):
-            (directory / NAME).unlink()
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _short(directory) as path:
-            self._sock.bind(path)
-        (directory / NAME).chmod(0o600)
-        self._sock.listen(8)
         self._path = directory / NAME
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+            with _short(directory) as path:
+                self._sock.bind(path)
+            self._path.chmod(0o600)
+        except OSError as error:
+            log.warning("no socket in the directory, answers by a name without file reason=%s", error)
+            self._sock.bind(_name(directory))
+        self._sock.listen(8)
         self._thread = threading.Thread(target=self._serve, name="doorbell", daemon=True)
         self._thread.start()
 
@@ -41,6 +48,9 @@ class Doorbell:
                 caller, _ = self._sock.accept()
             except OSError:
                 return
+            if not _ours(caller):
+                caller.close()
+                continue
             self._ringed()
             with caller, contextlib.suppress(OSError):
                 caller.settimeout(2.0)
@@ -51,22 +61,44 @@ class Doorbell:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that refuses: it is in nobody's way
+            self._path.unlink(missing_ok=True)
 
 
 def ring(directory: Path) -> bytes | None:
     """Return the running agent's status, None when no agent answers there."""
+    try:
+        with _short(directory) as path:
+            return _rung(path) or _rung(_name(directory))
+    except OSError:
+        return None
+
+
+def _rung(address: str) -> bytes | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(5.0)
         try:
-            with _short(directory) as path:
-                sock.connect(path)
+            sock.connect(address)
+            if not _ours(sock):
+                return None
             data = b""
             while (part := sock.recv(65_536)) and len(data) < STATUS_BYTES_MAX:
                 data += part
         except OSError:
             return None
     return data or None
+
+
+def _name(directory: Path) -> str:
+    """Return the abstract socket address of a directory in which no socket can be made: read-only, full."""
+    found = directory.stat()
+    return f"\0fieldcast-agent-{found.st_dev}-{found.st_ino}"
+
+
+def _ours(sock: socket.socket) -> bool:
+    """Tell whether the other end is this user or root: an abstract name has no file whose mode would say so."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (0, os.getuid()) or os.getuid() == 0
 
 
 class _short:  # noqa: N801 - a context manager used like a function

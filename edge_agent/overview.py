@@ -34,6 +34,8 @@ def status(config_path: Path | None, as_json: bool) -> None:
         _print_slot(slot)
     for name, channel in found["channels"].items():
         _print_channel(name, channel)
+    for name, words in found.get("sources", {}).items():
+        click.echo(f"source of blobs {name}: {words}")
 
 
 _TROUBLES = {

@@ -117,7 +117,12 @@ def _channels(config: Config, client: Client, arrived: queue.SimpleQueue[str]) -
             yield "channel", "warn", words, "is device.fleet right? It must be the publisher's"
         else:
             words = f"channel {name}: the broker holds nothing on {topic}"
-            yield "channel", "warn", words, "push to the channel, or check device.fleet and the channel's name"
+            yield (
+                "channel",
+                "warn",
+                words,
+                "push to the channel; check device.fleet, the channel's name and the broker's ACL",
+            )
 
 
 def _reason(error: Exception) -> str:

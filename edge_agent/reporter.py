@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 30.0
 REPORT_SECONDS_MIN = 0.2
 GOODBYE_SECONDS = 2.0
+TROUBLE_MAX = 300
 
 
 class Reporter:
@@ -56,7 +58,9 @@ class Reporter:
         self._signer = signer
         self.session = os.urandom(8).hex()
         self.refusals: Callable[[], tuple[int, str]] = lambda: (0, "")
+        self.trouble: Callable[[], str] = str
         self.sources: Callable[[], dict[str, str]] = dict
+        self.incidents: Callable[[str], int] = lambda slot: 0
         self._rates = telemetry.Rates()
         self._counter = 0
         self._last = self.due = 0.0
@@ -98,7 +102,6 @@ class Reporter:
             slot["input_faults"] = dict(lane.source.faults.messages)
             slot["output_faults"] = dict(lane.sink.faults.messages)
             slot["input_problem"], slot["output_problem"] = lane.source.problem, lane.sink.problem
-            slot["sandbox"] = lane.crew.sandbox
         return encode_json(status)
 
     def _publish_report(self, now: float) -> None:
@@ -122,6 +125,7 @@ class Reporter:
             telemetry.slot_report(self._store, name, slot.channel, *self._measures(name))
             for name, slot in self._config.slot.items()
         ]
+        slots = [msgspec.structs.replace(one, **self._seen(one.pipeline)) for one in slots]
         refused, why = self.refusals()
         report = telemetry.report(
             fleet=device.fleet,
@@ -135,8 +139,16 @@ class Reporter:
             profile=self._profile,
         )
         return msgspec.structs.replace(
-            report, session=self.session, refused_commands=refused, refused_command=why, sources=self.sources()
+            report,
+            session=self.session,
+            refused_commands=refused,
+            refused_command=why,
+            sources=self.sources(),
+            trouble=self.trouble()[:TROUBLE_MAX],
         )
+
+    def _seen(self, slot: str) -> dict[str, Any]:
+        return {"incident": self.incidents(slot), "sandbox": self._supervisor.lanes[slot].crew.sandbox}
 
     def _measures(self, slot: str) -> tuple[dict[str, int], float]:
         lane = self._supervisor.lanes[slot]

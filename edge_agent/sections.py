@@ -14,6 +14,7 @@ import msgspec
 
 from edge_agent.contract.dtypes import DEFAULT, Dtype
 from edge_agent.contract.errors import ConfigError
+from edge_agent.credentials import secret
 
 __all__ = [
     "STATE_DIRECTORY",
@@ -26,14 +27,21 @@ __all__ = [
     "Config",
     "CsvInput",
     "Device",
+    "HealthLimits",
+    "IncidentLimits",
+    "Input",
     "LocalPolicy",
     "MqttInput",
     "MqttOutput",
+    "Output",
+    "Sandbox",
     "Section",
     "Slot",
+    "Spooled",
     "SqliteOutput",
     "StoreLimits",
     "Timestamp",
+    "WorkerLimits",
 ]
 
 STATE_DIRECTORY = Path("/var/lib/edge-agent")
@@ -58,7 +66,8 @@ class Device(Section, frozen=True, kw_only=True):
 class Broker(Section, frozen=True, kw_only=True):
     """A broker and how to authenticate there: `mqtt://host[:port]` or `mqtts://host[:port]`.
 
-    `ca`, `cert` and `key` are PEM files and need `mqtts`. The password stays in its file until it is needed.
+    `ca`, `cert` and `key` are PEM files and need `mqtts`. The password stays in `password_file`, or with systemd as
+    `credential`, until it is needed.
     """
 
     url: str
@@ -67,6 +76,7 @@ class Broker(Section, frozen=True, kw_only=True):
     key: Path | None = None
     username: str = ""
     password_file: Path | None = None
+    credential: str = ""
 
     @property
     def host(self) -> str:
@@ -90,8 +100,8 @@ class Broker(Section, frozen=True, kw_only=True):
         return f"{self.host}:{self.port}"
 
     def password(self) -> bytes | None:
-        """Read the password file, without a trailing newline. Raises `OSError`."""
-        return None if self.password_file is None else self.password_file.read_bytes().rstrip(b"\r\n")
+        """Read the password, without a trailing newline. Raises `OSError`."""
+        return secret(self.password_file, self.credential)
 
 
 class Blobs(Section, frozen=True, kw_only=True):
@@ -139,7 +149,31 @@ class Timestamp(Section, frozen=True, kw_only=True):
     unit: Literal["s", "ms", "us", "ns"] = "s"
 
 
-class MqttInput(Section, frozen=True, kw_only=True):
+class Input(Section, frozen=True, kw_only=True):
+    """Where samples come from: columns, and in it a sample's time and number where it brings them."""
+
+    columns: dict[str, Column] = {}
+    timestamp: Timestamp | None = None
+    sequence: str = ""
+
+
+class Output(Section, frozen=True, kw_only=True):
+    """Where outputs go. `stream` is their name there."""
+
+    stream: str = ""
+
+
+class Spooled(Output, frozen=True, kw_only=True):
+    """An output that may be out of reach: `spool_mb` on disk hold what waits, resent at `resend_per_second` at the most.
+
+    Without a spool the source waits.
+    """
+
+    spool_mb: float = 0.0
+    resend_per_second: float = 1000.0
+
+
+class MqttInput(Input, frozen=True, kw_only=True):
     """Samples from an MQTT topic (wildcards allowed), one JSON object or array per message.
 
     Without `timestamp` the time of arrival counts, without `sequence` samples are counted. `broker` is where the
@@ -155,7 +189,7 @@ class MqttInput(Section, frozen=True, kw_only=True):
     broker: Broker | None = None
 
 
-class CsvInput(Section, frozen=True, kw_only=True):
+class CsvInput(Input, frozen=True, kw_only=True):
     """Samples replayed from a CSV file whose header names the columns.
 
     `columns` maps logical names to header names; empty: every column of the file but timestamp and sequence. Time runs
@@ -173,7 +207,7 @@ class CsvInput(Section, frozen=True, kw_only=True):
     repeat: bool | int = False
 
 
-class MqttOutput(Section, frozen=True, kw_only=True):
+class MqttOutput(Spooled, frozen=True, kw_only=True):
     """Outputs as JSON messages to one topic. With `retain`, the broker keeps the last one."""
 
     sink: Literal["mqtt"] = "mqtt"
@@ -184,7 +218,7 @@ class MqttOutput(Section, frozen=True, kw_only=True):
     broker: Broker | None = None
 
 
-class SqliteOutput(Section, frozen=True, kw_only=True):
+class SqliteOutput(Output, frozen=True, kw_only=True):
     """Outputs as rows of an SQLite table, keyed by (stream, sequence)."""
 
     sink: Literal["sqlite"] = "sqlite"
@@ -230,14 +264,74 @@ class StoreLimits(Section, frozen=True, kw_only=True):
     budget_mb: int = 1024
 
 
+class HealthLimits(Section, frozen=True, kw_only=True):
+    """What this device asks of releases on a slot beyond their manifests' health policy; the stricter of both holds.
+
+    The keys are the policy's. Probation may only become longer, everything else only tighter.
+    """
+
+    start_seconds: float | None = None
+    probation_seconds: float | None = None
+    probation_frames: int | None = None
+    shadow_frames: int | None = None
+    error_rate_max: float | None = None
+    heartbeat_seconds: float | None = None
+    latency_ms_max: float | None = None
+    latency_ratio_max: float | None = None
+    memory_mb_max: float | None = None
+    memory_growth_mb_max: float | None = None
+    disagreement_max: float | None = None
+    rows_ratio_max: float | None = None
+    printed_kb_max: float | None = None
+    needs_broker: bool | None = None
+
+
+class IncidentLimits(Section, frozen=True, kw_only=True):
+    """What is kept of releases that fail: `keep` incidents, each with `frames` input frames in `kilobytes` at most.
+
+    `frames = 0` keeps no input. Columns in `redact` are left out of them.
+    """
+
+    keep: int = 20
+    frames: int = 8
+    kilobytes: int = 256
+    redact: list[str] = []
+
+
+class WorkerLimits(Section, frozen=True, kw_only=True):
+    """What one worker may use at the most; a release may ask for less. 0 is the default.
+
+    Memory is what the worker has for itself, by default half of the machine's. `open_files` is 256 by default,
+    `file_mb` (the size of a file in memory; others it cannot write) 64. `tasks` counts all threads of the agent's user;
+    no limit by default, and none for root.
+    """
+
+    memory_mb: int = 0
+    open_files: int = 0
+    file_mb: int = 0
+    tasks: int = 0
+
+
+class Sandbox(Section, frozen=True, kw_only=True):
+    """What workers' sandboxes must hold: the layers in `require`, without which no release runs here.
+
+    `launcher` is the unix socket of who starts workers, as systemd does; without it they are the agent's own children.
+    """
+
+    require: list[str] = []
+    launcher: Path | None = None
+
+
 class Slot(Section, frozen=True, kw_only=True):
     """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output."""
 
     channel: str
-    input: MqttInput | CsvInput
-    output: MqttOutput | SqliteOutput
+    input: Input
+    output: Output
     tunable: dict[str, Any] = {}
     policy: LocalPolicy = LocalPolicy()
+    health: HealthLimits = HealthLimits()
+    limits: WorkerLimits = WorkerLimits()
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -254,6 +348,9 @@ class Config(Section, frozen=True, kw_only=True):
     store: StoreLimits = StoreLimits()
     commands: Commands = Commands()
     blobs: Blobs = Blobs()
+    limits: WorkerLimits = WorkerLimits()
+    sandbox: Sandbox = Sandbox()
+    incidents: IncidentLimits = IncidentLimits()
 
     def broker_of(self, plug: MqttInput | MqttOutput) -> Broker:
         """Return the broker of a topic: its own, else the agent's. Raises `ConfigError` when there is neither."""

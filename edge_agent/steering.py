@@ -171,7 +171,7 @@ def gc(config_path: Path | None, dry_run: bool, everything: bool, as_json: bool)
         say(EVERY_SLOT, request(config, "gc", EVERY_SLOT, "all" if everything else ""), as_json=as_json)
         return
     state = config.device.state
-    with contextlib.closing(open_store(config)) as store, contextlib.ExitStack() as stack:
+    with contextlib.closing(open_store(config, write=not dry_run)) as store, contextlib.ExitStack() as stack:
         if not dry_run:
             stack.enter_context(wiring.lock_state(state))
         limits = policies.retention(config.store)

@@ -5,7 +5,9 @@ The one place that knows both `update` and `runtime`, besides the agent itself.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ import msgspec
 
 from edge_agent import policies
 from edge_agent.config import Config, CsvInput, MqttInput, Slot, SqliteOutput
+from edge_agent.confinement import confinement
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.dsse import Signer
 from edge_agent.contract.errors import ConfigError, StoreError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import Topics
+from edge_agent.health_limits import limits_set, tightened
 from edge_agent.identity import DeviceIdentity
 from edge_agent.runtime.crew import Notice, Plan
 from edge_agent.runtime.csv_source import CsvSource
@@ -46,14 +50,20 @@ BOOT_BITS = 32
 class RuntimePort:
     """Turns the updater's wishes into orders for the supervisor."""
 
-    def __init__(self, supervisor: Supervisor, tunables: dict[str, dict[str, Any]]) -> None:
-        self._supervisor, self._tunables = supervisor, tunables
+    def __init__(self, supervisor: Supervisor, config: Config) -> None:
+        self._supervisor, self._config, slots = supervisor, config, config.slot
+        self._tunables = {name: dict(slot.tunable) for name, slot in slots.items()}
+        self._limits = {name: slot.health for name, slot in slots.items()}
         self.shadow, self.serve = supervisor.shadow, supervisor.serve
         self.keep, self.abandon, self.rename = supervisor.keep, supervisor.abandon, supervisor.rename
 
     def run(self, slot: str, key: int, root: Path, release: str) -> None:
         """Run a committed release."""
         self._supervisor.run(slot, self._plan(slot, key, root, release))
+
+    def compare(self, slot: str, key: int, root: Path, release: str) -> None:
+        """Let the release before the active one compute along."""
+        self._supervisor.compare(slot, self._plan(slot, key, root, release))
 
     def start(self, slot: str, key: int, root: Path, release: str) -> None:
         """Start a candidate."""
@@ -67,9 +77,10 @@ class RuntimePort:
             root=root,
             columns=manifest.input.columns,
             output=manifest.output,
-            health=manifest.health,
+            health=tightened(manifest.health, self._limits[slot]),
             history=manifest.history,
             tunables=self._tunables[slot],
+            confinement=confinement(self._config, slot, manifest.limits),
         )
 
 
@@ -77,7 +88,7 @@ def lane(config: Config, name: str, boot: int, notify: Callable[[Notice], None])
     """Return the data path of slot `name`, with its source and sink."""
     slot = config.slot[name]
     source = open_source(config, name, start_sequence=_start_sequence(slot, boot))
-    return Lane(name, slot.output.stream, source, open_sink(config, name), notify)
+    return Lane(name, slot.output.stream, source, open_sink(config, name), notify, config.incidents.frames)
 
 
 def _start_sequence(slot: Slot, boot: int) -> int:
@@ -164,7 +175,11 @@ def slot_setups(config: Config) -> dict[str, SlotSetup]:
         columns = list(slot.input.columns)
         if isinstance(slot.input, CsvInput) and not columns:
             columns = list(CsvSource(slot.input).columns)
-        told = encode_json({"tunable": slot.tunable, "input": msgspec.to_builtins(slot.input, enc_hook=str)})
+        limits = limits_set(slot.health)
+        told = encode_json(
+            {"tunable": slot.tunable, "input": msgspec.to_builtins(slot.input, enc_hook=str)}
+            | ({"health": limits} if limits else {})
+        )
         setups[name] = SlotSetup(
             name=name,
             channel=slot.channel,
@@ -179,10 +194,13 @@ def slot_setups(config: Config) -> dict[str, SlotSetup]:
 
 
 def lock_state(state: Path) -> Any:
-    """Take the state directory for this process. Raises `ConfigError` when another agent has it."""
+    """Take the state directory for this process. Raises `ConfigError` when another agent has it.
+
+    On a disk that lets nobody make the file, the directory itself is what is locked.
+    """
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (state / "lock").open("a+")
+        file = _lock_file(state)
     except OSError as error:
         raise StoreError(f"the state directory {state} cannot be used: {error}") from error
     try:
@@ -191,3 +209,14 @@ def lock_state(state: Path) -> Any:
         file.close()
         raise ConfigError(f"another edge-agent runs on {state}: stop it, or give this one its own directory") from None
     return file
+
+
+def _lock_file(state: Path) -> Any:
+    for mode in ("a+", "r"):
+        try:
+            return (state / "lock").open(mode)
+        except OSError as error:
+            refused = error
+    if refused.errno == errno.ENOENT:
+        return os.fdopen(os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), closefd=True)
+    raise refused

@@ -15,6 +15,7 @@ from edge_agent.runtime.worker import main as serve
 
 if TYPE_CHECKING:
     import socket
+    from io import FileIO
 
     from edge_agent.sdk.pipeline import Pipeline
 
@@ -22,9 +23,9 @@ __all__ = ["Witness", "main"]
 
 
 class Witness(Worker):
-    """Serves one release over one socket, and leaves the outputs of the self-test in `file`."""
+    """Serves one release over one socket, and leaves the outputs of the self-test in `file`, open for writing."""
 
-    def __init__(self, sock: socket.socket, file: Path) -> None:
+    def __init__(self, sock: socket.socket, file: FileIO) -> None:
         super().__init__(sock)
         self._file = file
 
@@ -36,12 +37,12 @@ class Witness(Worker):
             try:
                 return super().judge(twin, data)
             finally:
-                self._file.write_bytes(trace.encode(seen))
+                self._file.write(trace.encode(seen))
 
 
 def main() -> None:
     """Lock down, then serve the socket on descriptor 3."""
-    file = Path(sys.argv.pop(1))
+    file = Path(sys.argv.pop(1)).open("wb", buffering=0)  # noqa: SIM115 - while it can be: the sandbox is next
     serve(lambda sock: Witness(sock, file))
 
 

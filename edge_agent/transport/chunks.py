@@ -12,21 +12,34 @@ from collections.abc import Iterable, Iterator
 
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import Blame, ReasonCode, UpdateRejected
-from edge_agent.contract.messages import CHUNK_BYTES, RAW, ZSTD, ChunkHeader
+from edge_agent.contract.messages import CHUNK_BYTES, CHUNK_HEADER, CHUNK_MAGIC, RAW, ZSTD, ChunkHeader
 from edge_agent.transport.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, compress
 
-__all__ = ["Progress", "accept", "chunk_size", "count_max", "decode", "fits", "rejected", "same_stream", "split"]
+__all__ = [
+    "Progress",
+    "accept",
+    "chunk_size",
+    "continues",
+    "count_max",
+    "decode",
+    "fits",
+    "rejected",
+    "same_stream",
+    "split",
+]
 
 LEVEL = 9
+# A packed blob is written and hashed apart from its stream on the device; for less than this it is not worth it.
+PACKED_SHARE_MAX = 0.98
 # 8 MB of history at most: what decoding costs a device is bounded, whatever a frame claims.
 WINDOW_LOG_MAX = 23
 PIECE_BYTES = 256 * 1024
 
 
 def split(data: bytes) -> list[bytes]:
-    """Return `data` as chunk messages: zstd if that is smaller, otherwise as it is. An empty blob is one chunk."""
+    """Return `data` as chunk messages: zstd if that pays, otherwise as it is. An empty blob is one chunk."""
     packed = compress(data, level=LEVEL)
-    encoding, encoded = (ZSTD, packed) if len(packed) < len(data) else (RAW, data)
+    encoding, encoded = (ZSTD, packed) if len(packed) <= PACKED_SHARE_MAX * len(data) else (RAW, data)
     count = max(1, -(-len(encoded) // CHUNK_BYTES))
     stream = hashlib.sha256(encoded).digest()[:8]
     return [
@@ -80,6 +93,13 @@ def accept(ref: BlobRef, index: int, message: bytes) -> tuple[ChunkHeader, memor
             ref, ReasonCode.SIZE, f"announced as {header.encoded_bytes} {kind}, the manifest says {ref.size}"
         )
     return header, payload
+
+
+def continues(known: ChunkHeader, index: int, message: bytes) -> bool:
+    """Tell whether `message` is chunk `index` of the stream of `known`: all that `accept` asks, at once."""
+    head = CHUNK_HEADER.pack(CHUNK_MAGIC, known.encoding, 0, index, known.count, known.encoded_bytes, known.stream)
+    whole = index < known.count and len(message) == CHUNK_HEADER.size + chunk_size(known, index)
+    return whole and message.startswith(head)
 
 
 def decode(ref: BlobRef, encoding: int, pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from edge_agent.contract.errors import Reason, TransportError, UpdateRejected
 from edge_agent.contract.messages import Way
 from edge_agent.transport.landing import disk, landed
 from edge_agent.transport.patching import BYTES_MIN, Hints, choose, patch
+from edge_agent.transport.proven import Proven
+from edge_agent.transport.puller import Puller
 
 __all__ = ["Fetcher", "Source"]
 
@@ -40,14 +42,25 @@ class Source(Protocol):
 class Fetcher:
     """Blobs below `directory`, at `<first two hex digits>/<hex>`. One fetch at a time; others wait.
 
-    `faults` maps the names of sources (and `delta`) to what was wrong with them last; what works again is removed.
+    `told` is called, by the thread that fetches, when `faults` changed.
     """
 
     def __init__(self, directory: Path, sources: Sequence[Source], hints: Hints | None = None) -> None:
         self._directory, self._sources, self._hints = directory, list(sources), hints
         self._turn = threading.Lock()
         self._failed: set[Digest] = set()
-        self.faults: dict[str, str] = {}
+        self._proven = Proven()
+        self._faults: dict[str, str] = {}
+        self.told: Callable[[], None] = lambda: None
+        for source in self._sources:
+            if isinstance(source, Puller):
+                source.told = lambda: self.told()
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """The names of sources (and `delta`) with what was wrong with them last, or is; what works again is removed."""
+        waiting = {one.name: one.waiting for one in self._sources if isinstance(one, Puller) and one.waiting}
+        return {**self._faults, **waiting}
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob lies, or will lie."""
@@ -64,11 +77,16 @@ class Fetcher:
         target = self.path(ref.digest)
         with self._turn:
             with disk(self._directory):
-                if landed(target, ref):
-                    return target
-            if not self._patched(ref, target, stop):
+                there = landed(target, ref)
+            if not there and not self._patched(ref, target, stop):
                 self._whole(ref, target, stop, PATIENCE_SECONDS_LAST)
+            with disk(self._directory):
+                self._proven.note(ref, target)
         return target
+
+    def proven(self, ref: BlobRef, path: Path) -> bool:
+        """Tell whether `path` is a blob that this process has fetched or checked, untouched since then."""
+        return self._proven.holds(ref, path)
 
     # --- whole ---------------------------------------------------------------------------------------------------
 
@@ -87,16 +105,21 @@ class Fetcher:
                     reasons += error.reasons
                 excuses.append(str(error))
             else:
-                self.faults.pop(source.name, None)
+                self._forget(source.name)
                 return
         if reasons:
             raise UpdateRejected(reasons)
         raise TransportError("; ".join(excuses))
 
     def _note(self, name: str, words: str) -> None:
-        if self.faults.get(name) != words:
+        if self._faults.get(name) != words:
             log.warning("blob_source_failed source=%s reason=%s", name, words)
-        self.faults[name] = words
+            self._faults[name] = words
+            self.told()
+
+    def _forget(self, name: str) -> None:
+        if self._faults.pop(name, None) is not None:
+            self.told()
 
     # --- deltas --------------------------------------------------------------------------------------------------
 
@@ -134,6 +157,6 @@ class Fetcher:
         finally:
             if not stop.is_set():
                 delta.unlink(missing_ok=True)
-        self.faults.pop("delta", None)
+        self._forget("delta")
         log.info("blob_patched digest=%s bytes=%d delta_bytes=%d", ref.digest.short, ref.size, way.delta.size)
         return True

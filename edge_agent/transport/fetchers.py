@@ -6,7 +6,7 @@ A blob that two slots want is fetched once; the second waits for the first and t
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent.contract.digest import BlobRef, Digest
@@ -32,11 +32,20 @@ class Fetchers:
     @property
     def faults(self) -> dict[str, str]:
         """What was wrong with which source last, over all fetchers."""
-        return {name: words for one in self._every for name, words in one.faults.copy().items()}
+        return {name: words for one in self._every for name, words in one.faults.items()}
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Have `told` called, by a thread that fetches, whenever `faults` changed."""
+        for one in self._every:
+            one.told = told
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob lies, or will lie."""
         return self._every[0].path(digest)
+
+    def proven(self, ref: BlobRef, path: Path) -> bool:
+        """Tell whether one of the fetchers has fetched or checked the blob at `path`, untouched since then."""
+        return any(one.proven(ref, path) for one in self._every)
 
     def fetch(self, ref: BlobRef, stop: threading.Event | None = None) -> Path:
         """Return the path of the blob, fetching what is not there yet. Blocks. Raises as `Fetcher.fetch` does."""

@@ -35,8 +35,8 @@ def land(ref: BlobRef, partial: Partial, target: Path) -> None:
     assert partial.header is not None
     _make_directory(target.parent)
     if partial.header.encoding == RAW:
-        # A raw stream is the blob already: its file is renamed, not written a second time.
-        _unpack(ref, partial, None)
+        # A raw stream is the blob already, as large (`fits`) and hashed as it came: its file is renamed.
+        _require(ref, partial.sha256)
         partial.sync()
         partial.data_path.rename(target)
     else:
@@ -57,24 +57,25 @@ def settle(file: Path, target: Path) -> None:
     _sync_directory(target.parent)
 
 
-def _unpack(ref: BlobRef, partial: Partial, target: Path | None) -> None:
-    """Check the collected stream against `ref`; write what it unpacks to into `target`, durable, if there is one."""
+def _unpack(ref: BlobRef, partial: Partial, target: Path) -> None:
+    """Check the collected stream against `ref` while it is unpacked into `target`, which is durable then."""
     assert partial.header is not None
     found, size = hashlib.sha256(), 0
-    with contextlib.ExitStack() as stack:
-        file = None if target is None else stack.enter_context(target.open("wb"))
+    with target.open("wb") as file:
         for piece in decode(ref, partial.header.encoding, partial.pieces()):
             found.update(piece)
             size += len(piece)
-            if file is not None:
-                file.write(piece)
+            file.write(piece)
         if size != ref.size:
             raise rejected(ref, ReasonCode.SIZE, f"has {size} bytes, the manifest says {ref.size}")
-        if found.hexdigest() != ref.digest.hex:
-            raise rejected(ref, ReasonCode.CONTENT, "its bytes do not have the sha256 that the manifest pins")
-        if file is not None:
-            file.flush()
-            os.fsync(file.fileno())
+        _require(ref, found.hexdigest())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _require(ref: BlobRef, sha256: str) -> None:
+    if sha256 != ref.digest.hex:
+        raise rejected(ref, ReasonCode.CONTENT, "its bytes do not have the sha256 that the manifest pins")
 
 
 def landed(path: Path, ref: BlobRef) -> bool:

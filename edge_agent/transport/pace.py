@@ -40,5 +40,6 @@ class Pace:
 
     def took(self, size: int) -> None:
         """Note that `size` bytes are on their way; a negative size gives back what did not come."""
-        with self._lock:
-            self._tokens -= size
+        if self.bytes_per_second:
+            with self._lock:
+                self._tokens -= size

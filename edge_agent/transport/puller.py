@@ -14,64 +14,43 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import ReasonCode, TransportError, UpdateRejected
-from edge_agent.contract.messages import CHUNK_BYTES, ChunkHeader, Topics
-from edge_agent.transport.chunks import Progress, accept, count_max, rejected, same_stream
+from edge_agent.contract.messages import CHUNK_BYTES, CHUNK_HEADER, ChunkHeader, Topics
+from edge_agent.transport.chunks import Progress, accept, continues, count_max, rejected, same_stream
 from edge_agent.transport.landing import disk, land
 from edge_agent.transport.pace import Pace
 from edge_agent.transport.partial import Partial
+from edge_agent.transport.subscriber import Subscriber
 
-__all__ = ["Puller", "Subscriber"]
+__all__ = ["Puller"]
 
 log = logging.getLogger(__name__)
 
 WINDOW = 32
 RELEASE_AT = 16
+# So many chunks that have arrived are hashed and written together.
+BATCH = 16
 # Nothing new for so long: ask again for what is under way (brokers drop from full queues without a word). Longer where
 # chunks come slower: each asking again sends the whole window once more over a link that is slow already.
 ASK_AGAIN_SECONDS = 3.0
 ASK_AGAIN_SECONDS_MAX = 60.0
 ASK_AGAIN_GAPS = 4
 POLL_SECONDS = 0.1
+# Without news for so long we say what we wait for; far longer before we give up (`timeout_seconds`).
+NOTICE_SECONDS = 15.0
 # The lowest rate that is still one.
 BYTES_PER_SECOND_MIN = 1024
-
-
-class Subscriber(Protocol):
-    """What the puller needs of a client: `edge_agent.transport.client.Client` is one."""
-
-    @property
-    def condition(self) -> str:
-        """How the connection is, in words."""
-        ...
-
-    @property
-    def connection(self) -> int:
-        """The number of the present connection, or of the last one."""
-        ...
-
-    def ask(self, topics: Iterable[str]) -> int:
-        """Ask for topics on this connection; its number, 0 without one."""
-        ...
-
-    def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Ask for them no more."""
-        ...
-
-    def refusal(self, topic: str) -> str:
-        """Why the broker refused a topic, or nothing."""
-        ...
 
 
 class Puller:
     """Fetches blobs from the broker, one at a time; others wait. What is on its way lies in `directory/partial`.
 
-    Feed it every message of the client through `on_message`.
+    Feed it every message of the client through `on_message`. `waiting` says what a fetch waits for in vain, and is
+    empty otherwise; `told` is called when it changed, by the thread that fetches.
     """
 
     def __init__(
@@ -83,12 +62,12 @@ class Puller:
         window: int = WINDOW,
         pace: Pace | None = None,
     ) -> None:
-        self.name = "mqtt"
+        self.name, self.waiting = "mqtt", ""
+        self.told: Callable[[], None] = lambda: None
         self._pace = pace or Pace()
         self._client, self._topics, self._directory, self._window = client, topics, directory, window
         self._turn = threading.Lock()
-        # Bounded: what does not fit is dropped, stays on the broker, and is asked for again.
-        self._arrived: queue.Queue[tuple[int, bytes]] = queue.Queue(4 * window)
+        self._arrived: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._prefix = ""
 
     def on_message(self, topic: str, payload: bytes, retain: bool = False) -> bool:
@@ -98,9 +77,10 @@ class Puller:
             return False
         number = topic[len(prefix) :]
         # An empty message is a cleared chunk: nothing arrived.
-        if payload and number.isascii() and number.isdigit() and len(number) <= 10:
-            with contextlib.suppress(queue.Full):
-                self._arrived.put_nowait((int(number), payload))
+        known = number.isascii() and number.isdigit() and len(number) <= 10
+        # Bounded: what does not fit is dropped, stays on the broker, and is asked for again.
+        if payload and known and self._arrived.qsize() < 4 * self._window:
+            self._arrived.put((int(number), payload))
         return True
 
     def fetch(self, ref: BlobRef, target: Path, *, timeout_seconds: float, stop: threading.Event) -> None:
@@ -132,6 +112,13 @@ class Puller:
             raise
         partial.discard()
 
+    def _say(self, words: str) -> None:
+        if words != self.waiting:
+            self.waiting = words
+            if words:
+                log.warning("blob_awaited reason=%s", words)
+            self.told()
+
     @contextlib.contextmanager
     def _receiving(self, ref: BlobRef) -> Iterator[None]:
         while not self._arrived.empty():
@@ -141,6 +128,7 @@ class Puller:
             yield
         finally:
             self._prefix = ""
+            self._say("")
 
 
 class _Pull:
@@ -152,6 +140,8 @@ class _Pull:
         self._puller, self._ref, self._partial = puller, ref, partial
         self._timeout_seconds, self._stop = timeout_seconds, stop
         self._fresh_starts, self._strangers = 1, 0
+        self._prefix = puller._topics.chunk(ref.digest, 0)[:-1]
+        self._count_max = count_max(ref.size)
         # Before the first header the number of chunks is unknown: ask for one.
         header = partial.header
         self._progress = Progress(1 if header is None else header.count, partial.have)
@@ -160,6 +150,7 @@ class _Pull:
         self._spent: set[int] = set()
         self._begun = self._last_news = self._last_ask = time.monotonic()
         self._gap_seconds, self._ask_again_seconds = 0.0, ASK_AGAIN_SECONDS
+        self._news_from = puller._client.connection
 
     def run(self) -> None:
         with self._puller._receiving(self._ref):
@@ -205,32 +196,59 @@ class _Pull:
         return [*sorted(have)[-2 * WINDOW :], *itertools.islice(missing, 2 * WINDOW)]
 
     def _take(self) -> None:
+        """Take what has arrived, up to a batch of it; wait for a first piece."""
+        arrived = self._puller._arrived
+        kept: list[tuple[int, memoryview]] = []
         try:
-            index, message = self._puller._arrived.get(timeout=POLL_SECONDS)
+            self._sort(*arrived.get(timeout=POLL_SECONDS), kept)
+            while len(kept) < BATCH:
+                self._sort(*arrived.get_nowait(), kept)
         except queue.Empty:
-            return
+            pass
+        finally:
+            # Also when the next one was refused: these are right, and need not come again.
+            self._keep(kept)
+
+    def _sort(self, index: int, message: bytes, kept: list[tuple[int, memoryview]]) -> None:
         if index in self._subscribed:
             self._spent.add(index)
         if len(self._spent) >= RELEASE_AT:
             self._unsubscribe(sorted(self._spent))
             self._spent.clear()
-        if index >= count_max(self._ref.size):
+        if index >= self._count_max:
             return
-        header, payload = accept(self._ref, index, message)
+        payload = self._payload(index, message, kept)
         self._puller._pace.took(len(message) - CHUNK_BYTES)
-        if self._belongs(header) and self._progress.got(index):
-            self._partial.add(index, payload)
+        if payload is not None and self._progress.got(index):
+            kept.append((index, payload))
+
+    def _payload(self, index: int, message: bytes, kept: list[tuple[int, memoryview]]) -> memoryview | None:
+        """Return the bytes of a chunk, None for one of a stream that we do not collect."""
+        known = self._partial.header
+        if known is not None and continues(known, index, message):
+            return memoryview(message)[CHUNK_HEADER.size :]
+        header, payload = accept(self._ref, index, message)
+        return payload if self._belongs(header, kept) else None
+
+    def _keep(self, kept: list[tuple[int, memoryview]]) -> None:
+        if kept:
+            self._partial.add_all(kept)
             self._note_news()
 
     def _note_news(self) -> None:
+        self._puller._say("")
         now = time.monotonic()
-        # The largest gap of late: chunks arrive in bursts, and between bursts lies the link's real pace.
-        self._gap_seconds = max(now - self._last_news, 0.9 * self._gap_seconds)
+        # The largest gap of late: chunks arrive in bursts, and between bursts lies the link's real pace. What it took
+        # to find out that a connection was dead, and to have another, says nothing about that.
+        connection = self._puller._client.connection
+        gap_seconds = now - self._last_news if connection == self._news_from else 0.0
+        self._news_from = connection
+        self._gap_seconds = max(gap_seconds, 0.9 * self._gap_seconds)
         wanted = max(ASK_AGAIN_SECONDS, ASK_AGAIN_GAPS * self._gap_seconds)
         self._ask_again_seconds = min(ASK_AGAIN_SECONDS_MAX, wanted)
         self._last_news = self._last_ask = now
 
-    def _belongs(self, header: ChunkHeader) -> bool:
+    def _belongs(self, header: ChunkHeader, kept: list[tuple[int, memoryview]]) -> bool:
         known = self._partial.header
         if known is not None and same_stream(known, header):
             return True
@@ -242,6 +260,7 @@ class _Pull:
             log.warning(
                 "blob_stream_changed digest=%s chunks_dropped=%d", self._ref.digest.short, len(self._partial.have)
             )
+        kept.clear()
         self._partial.begin(header)
         self._progress = Progress(header.count)
         return True
@@ -255,6 +274,8 @@ class _Pull:
                 f"blob {self._ref.digest.short}: {self._missing()} missing after {now - self._begun:g} s"
             )
         if now - self._last_news < self._timeout_seconds:
+            if now - self._last_news > NOTICE_SECONDS:
+                self._puller._say(self._awaited())
             return
         if self._strangers:
             why = "the broker holds chunks of two different encodings of it: publish the release again"
@@ -269,6 +290,14 @@ class _Pull:
         slowest = min(BYTES_PER_SECOND_MIN, self._puller._pace.bytes_per_second / 2 or BYTES_PER_SECOND_MIN)
         return 2 * self._timeout_seconds + self._ref.size / slowest
 
+    def _awaited(self) -> str:
+        """Say what we wait for. Nobody is to blame yet: who forgot it may be told again."""
+        index, condition = min(self._progress.asked, default=0), self._condition()
+        what = f"chunk {index} of blob {self._ref.digest.short} ({self._missing()} missing)"
+        if condition != "connected":
+            return f"waiting for {what}: {condition}"
+        return f"waiting: {what} is not on the broker; push the release again, or wait for whoever does"
+
     def _missing(self) -> str:
         if self._partial.header is None:
             return f"all of its up to {count_max(self._ref.size)} chunks are"
@@ -282,7 +311,7 @@ class _Pull:
         return self._puller._client.condition
 
     def _topics(self, indices: Iterable[int]) -> list[str]:
-        return [self._puller._topics.chunk(self._ref.digest, index) for index in indices]
+        return [f"{self._prefix}{index}" for index in indices]
 
     def _subscribe(self, indices: list[int]) -> None:
         self._spent.difference_update(indices)

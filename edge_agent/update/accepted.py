@@ -11,6 +11,7 @@ from edge_agent.contract.errors import Reason, StoreError
 from edge_agent.contract.messages import ReleaseInfo, Rollout
 from edge_agent.contract.verification import Operator
 from edge_agent.update.database import Database
+from edge_agent.update.desired import below_floor
 
 __all__ = ["Accepted", "Known", "Refusal", "Trust"]
 
@@ -91,6 +92,12 @@ class Accepted(Database):
         rows = self._rows("select key, value from fact where key like 'security/%'")
         found = [(row["key"].split("/"), int(row["value"])) for row in rows]
         return {channel: value for (_, channel, pipeline), value in found if pipeline == slot}
+
+    def barred(self, slot: str, channel: str) -> dict[Digest, int]:
+        """Return the listed manifests below the slot's security floor, each with its lowest listed sequence."""
+        trust = self.trust(channel)
+        releases = trust.known.releases if trust is not None else []
+        return below_floor(slot, releases, self.security_floors(slot).get(channel, 0))
 
     def raise_security_floors(self, releases: Sequence[ReleaseInfo]) -> None:
         """Remember the floors that releases were signed with; they never fall."""

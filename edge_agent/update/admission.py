@@ -28,14 +28,17 @@ def admit(
     dtypes: Mapping[str, str],
     tunables: Collection[str],
     condemned: Collection[Reason] = (),
+    first: int | None = None,
 ) -> list[Reason]:
     """Return every reason why `manifest` cannot run on `slot`.
 
     `columns`, `units`, `dtypes` and `tunables` are what the slot's configuration delivers and sets (a column without a
-    dtype is float64); `condemned` is why the same bytes were quarantined here, if they were.
+    dtype is float64); `condemned` is why the same bytes were quarantined here, if they were; `first` is the sequence
+    below the security floor under which the same bytes are listed, if they are.
     """
     return [
         *_quarantine(condemned),
+        *_floor(slot, first),
         *_pipeline(manifest, slot),
         *judge(manifest, profile),
         *_columns(manifest, columns),
@@ -52,6 +55,13 @@ def _quarantine(condemned: Collection[Reason]) -> list[Reason]:
     return [
         Reason(code=ReasonCode.QUARANTINE, message=f"the same bytes failed here before ({words}): push a fixed one")
     ]
+
+
+def _floor(slot: str, first: int | None) -> list[Reason]:
+    if first is None:
+        return []
+    words = f"these are the bytes of {slot}@{first}, below the security floor: push a fixed release"
+    return [Reason(code=ReasonCode.OLDER, message=words)]
 
 
 def _pipeline(manifest: Manifest, slot: str) -> list[Reason]:

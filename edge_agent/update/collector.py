@@ -57,8 +57,7 @@ class Collector:
     def collect(self, *, everything: bool = False) -> Waste:
         """Remove what may go and return it. Raises `StoreError` or `OSError`; doing it again is harmless."""
         waste = self.waste(everything=everything)
-        laid_out = {path.name for path in _entries(self._releases)}
-        for path in retire(self._releases, laid_out - set(waste.releases)):
+        for path in retire(self._releases, waste.releases):
             self._remove(functools.partial(shutil.rmtree, path, ignore_errors=True))
         for name in waste.blobs:
             assert self._blobs is not None
@@ -98,8 +97,8 @@ class Collector:
         return digests, wanted, rows
 
     def _needed(self, digests: list[Digest]) -> set[str] | None:
-        """Return the hex of every blob that the manifests name, None if one cannot be read: then every blob stays."""
-        found: set[str] = set()
+        """Return the hex of manifests and of every blob they name, None if one cannot be read: then every blob stays."""
+        found = {digest.hex for digest in digests}
         for digest in digests:
             try:
                 found |= {ref.digest.hex for ref in parse_manifest(self._store.manifest(digest)).blobs()}
@@ -116,11 +115,17 @@ class Collector:
                     yield Lying(name=path.name, size_bytes=found.st_size, at=found.st_mtime)
 
     def _drop_halves(self) -> None:
-        """Remove halves of downloads that nobody goes on with, unless something is under way."""
-        if self._blobs is None or any(self._store.under_way(slot) for slot in self._store.slots()):
+        """Remove halves of downloads that nobody goes on with: not those of a release that is on its way or runs."""
+        if self._blobs is None:
+            return
+        slots = self._store.slots()
+        alive = [one for slot in slots for one in (self._store.under_way(slot), self._store.active(slot)) if one]
+        needed = self._needed([one.digest for one in alive])
+        if needed is None:
             return
         for path in _entries(self._blobs / "partial"):
-            path.unlink(missing_ok=True)
+            if path.name[:_HEX_CHARACTERS] not in needed:
+                path.unlink(missing_ok=True)
 
 
 def _of(committed: list[Deployment], pin: Any) -> list[Deployment]:

@@ -80,6 +80,7 @@ class Deployer:
         )
         self._rejected: set[int] = set()
         self._not_resumed: dict[str, EventKind | None] = {}
+        self._life = ""  # what is still to be written of this life
 
     @property
     def helpers(self) -> list[Helper]:
@@ -104,22 +105,30 @@ class Deployer:
             if before and self._store.active(slot) is not None:
                 self.effects.settle(slot, now)
             self._not_resumed[slot] = EventKind.REBOOTED if rebooted else EventKind.CRASHED
+        self._life = boot
         self._tolerate(self._write_life, boot)
         self._tolerate(self._resume, now)
 
     def stop(self, now: float) -> None:
-        """Stop cleanly: attempts under way are refunded, downloads keep what they have."""
+        """Stop cleanly: attempts under way are refunded, downloads keep what they have.
+
+        Raises `StoreError` when that cannot be written; what runs has been ended all the same.
+        """
         self.effects.refuse_more()
-        for slot in self._slots:
-            found = self._store.under_way(slot)
-            if found is not None:
-                self.happen(found.id, Event(kind=EventKind.STOPPED), now)
-        self._write_life("")
-        self.effects.stop()
-        self._remover.stop()
+        try:
+            for slot in self._slots:
+                found = self._store.under_way(slot)
+                if found is not None:
+                    self.happen(found.id, Event(kind=EventKind.STOPPED), now)
+            self._write_life("")
+        finally:
+            self.effects.stop()
+            self._remover.stop()
 
     def tick(self, now: float) -> float:
         """Take in finished work and due postponements; return when to be called again at the latest (seconds UTC)."""
+        if self._life:
+            self._write_life(self._life)
         if self._not_resumed:
             self._resume(now)
         self._remover.collect(now)
@@ -129,11 +138,12 @@ class Deployer:
     def _write_life(self, boot: str) -> None:
         with self._store.transaction():
             self._store.write_note(LIFE, boot)
+        self._life = ""
 
     def _resume(self, now: float) -> None:
         """Feed each slot what its end means; what cannot be written now is fed at the next tick."""
         for slot, kind in list(self._not_resumed.items()):
-            found = self._store.under_way(slot)
+            found = self._store.under_way(slot) or self._store.last_ended(slot)
             if found is not None:
                 meaning = RESTART[found.state]
                 fed = meaning.rebooted if kind is EventKind.REBOOTED else meaning.killed

@@ -169,10 +169,10 @@ RESTART: dict[State, Found] = {
     S.SHADOW:      Found(E.CRASHED,             E.REBOOTED,                   ()),
     S.LIVE:        Found(E.CRASHED,             E.REBOOTED,                   ()),
     S.COMMITTED:   Found(None,                  None,                         ()),
-    S.SUPERSEDED:  Found(None,                  None,                         ()),
-    S.REVERTED:    Found(None,                  None,                         ()),
-    S.ROLLED_BACK: Found(None,                  None,                         ()),
-    S.REJECTED:    Found(None,                  None,                         ()),
+    S.SUPERSEDED:  Found(None,                  None,                         (F.COLLECT,)),
+    S.REVERTED:    Found(None,                  None,                         (F.COLLECT,)),
+    S.ROLLED_BACK: Found(None,                  None,                         (F.COLLECT,)),
+    S.REJECTED:    Found(None,                  None,                         (F.COLLECT,)),
 }
 # fmt: on
 

@@ -16,14 +16,14 @@ from edge_agent.contract.digest import Digest
 from edge_agent.contract.messages import ReleaseInfo, Rollout
 from edge_agent.update.wishes import Pin
 
-__all__ = ["Wanted", "desired", "takes_part"]
+__all__ = ["Wanted", "below_floor", "desired", "takes_part"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What the slot should run. `release` is None when nothing signed applies; `member`: it is the candidate.
 
-    `refused` is the candidate that this device would run, had it not condemned it before. `stuck`: releases are
-    permitted, and every one of them is condemned here. `aborted`: the rollout was.
+    `refused` is the candidate that this device would run, had it not condemned it before or were it not below the
+    security floor. `stuck`: releases are permitted, and this device refuses every one. `aborted`: the rollout was.
     """
 
     release: ReleaseInfo | Pin | None
@@ -41,6 +41,19 @@ def takes_part(rollout: Rollout, device: str) -> bool:
     return int.from_bytes(digest[:8], "big") < rollout.percent * 2**64 / 100
 
 
+def below_floor(pipeline: str, releases: Sequence[ReleaseInfo], floor: int) -> dict[Digest, int]:
+    """Return the manifests of `pipeline` that were first listed below the security floor, and under which sequence.
+
+    `floor` is what this device remembers; a higher one that is listed holds. Signed again under a new sequence, the
+    same bytes are no safer, unless they are those of the release at the floor: who set it meant them.
+    """
+    listed = [info for info in releases if info.pipeline == pipeline]
+    floor = max([floor, *(info.security_floor for info in listed)])
+    below = sorted((info for info in listed if info.sequence < floor), key=lambda info: -info.sequence)
+    meant = {info.digest for info in listed if info.sequence == floor}
+    return {info.digest: info.sequence for info in below if info.digest not in meant}
+
+
 def desired(
     pipeline: str,
     releases: Sequence[ReleaseInfo],
@@ -49,12 +62,14 @@ def desired(
     device: str,
     memberships: Set[str],
     quarantined: Set[Digest],
+    barred: Set[Digest] = frozenset(),
     pin: Pin | None = None,
 ) -> Wanted:
     """Return what the slot of `pipeline` should run on `device`.
 
-    `memberships` are the rollout ids that this device has joined before, `quarantined` the manifests condemned here.
-    A `pin` wins over all that is signed, but not over what failed here.
+    `memberships` are the rollout ids that this device has joined before, `quarantined` the manifests condemned here,
+    `barred` those below the security floor. A `pin`, an operator's own word, wins over all that is signed, but not over
+    what failed here.
     """
     if pin is not None:
         condemned = pin.digest in quarantined
@@ -67,10 +82,11 @@ def desired(
     stable = by_sequence.get(rollout.stable) if rollout.stable is not None else None
     joined = rollout.rollout_id in memberships
     member = not rollout.aborted and (joined or (not rollout.paused and takes_part(rollout, device)))
-    if candidate is not None and member and candidate.digest not in quarantined:
+    refusing = quarantined | barred
+    if candidate is not None and member and candidate.digest not in refusing:
         return Wanted(release=candidate, rollout_id=rollout.rollout_id, member=True)
     refused = candidate if member else None
-    if stable is not None and stable.digest not in quarantined:
+    if stable is not None and stable.digest not in refusing:
         return Wanted(release=stable, refused=refused, rollout_id=rollout.rollout_id, aborted=rollout.aborted)
     stuck = refused is not None or stable is not None
     return Wanted(release=None, refused=refused, rollout_id=rollout.rollout_id, stuck=stuck, aborted=rollout.aborted)

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.contract.compatibility import Profile
+from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.update.admission import admit, space
 from edge_agent.update.collector import Collector
-from edge_agent.update.deployment import RETRY_SECONDS_MAX, Deployment, Effect, Event, EventKind, State
+from edge_agent.update.deployment import ENDED, RETRY_SECONDS_MAX, Deployment, Effect, Event, EventKind, State
 from edge_agent.update.helper import Helper
-from edge_agent.update.layout import lay_out, release_root
+from edge_agent.update.layout import keep_manifest, lay_out, release_root
 from edge_agent.update.mender import Mender
 from edge_agent.update.policy import Act, Deferral, Reading, may
 from edge_agent.update.ports import Ports, SlotSetup
@@ -154,6 +155,7 @@ class Effects:
         except UpdateRejected as error:
             event = Event(kind=EventKind.REFUSED, reasons=error.reasons)
         except (StoreError, OSError) as error:
+            log.warning("not done effect=%s release=%s reason=%s", effect.value, deployment.release, error)
             event = Event(kind=EventKind.POSTPONED, reasons=(_environment(str(error)),))
         try:
             self._happen(deployment.id, event, now)
@@ -187,6 +189,7 @@ class Effects:
             dtypes=setup.dtypes,
             tunables=setup.tunables,
             condemned=condemned.reasons if condemned is not None else (),
+            first=None if pinned else self._store.barred(setup.name, deployment.channel).get(deployment.digest),
         )
         kind = EventKind.REFUSED if reasons else EventKind.ADMITTED
         self._happen(deployment.id, Event(kind=kind, reasons=tuple(reasons)), now)
@@ -271,7 +274,9 @@ class Effects:
         self._workers[deployment.slot].submit(act, (deployment.id, cancel), fetch)
 
     def _fetched(self, key: int, cancel: threading.Event, result: Any, now: float) -> None:
-        if not cancel.is_set():
+        if cancel.is_set():
+            self._collector.collect()  # it was given up while the download still wrote
+        else:
             self._done(key, EventKind.FETCHED, result, now)
 
     def _do_lay_out(self, deployment: Deployment, now: float) -> None:
@@ -282,7 +287,8 @@ class Effects:
         data = self._store.manifest(deployment.digest)
 
         def build() -> None:
-            lay_out(self._releases, data, self._ports.blob_path)
+            lay_out(self._releases, data, self._ports.blob_path, self._ports.proven)
+            keep_manifest(self._ports.blob_path(BlobRef.of(data)), data)
 
         self._workers[deployment.slot].submit(self._laid_out, (deployment.id,), build)
 
@@ -293,6 +299,8 @@ class Effects:
         deployment = self._store.deployment(key)
         if deployment.state is State.STAGED:
             self._ask(Act.ACTIVATE, deployment, now)
+        elif deployment.state in ENDED:
+            self._collector.collect()  # it was given up while its files were still being laid out
 
     def _done(self, key: int, kind: EventKind, result: Any, now: float) -> None:
         """Turn the outcome of slow work into an event."""

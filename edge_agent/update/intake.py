@@ -18,7 +18,7 @@ from edge_agent.update.clock import floor_clock
 from edge_agent.update.helper import Helper
 from edge_agent.update.store import Refusal, Store, Trust
 
-__all__ = ["FREE_REFUSALS", "RETRY_SECONDS", "WAIT_SECONDS_MAX", "Intake", "wait_seconds"]
+__all__ = ["FREE_REFUSALS", "RETRY_SECONDS", "WAIT_SECONDS_MAX", "Intake", "question", "wait_seconds"]
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 60.0
@@ -33,6 +33,20 @@ def wait_seconds(refusals: int, chance: float) -> float:
     if refusals <= FREE_REFUSALS:
         return 0.0
     return min(WAIT_SECONDS_MAX, 2.0 ** min(refusals - FREE_REFUSALS, 30)) * (0.5 + chance / 2)
+
+
+def question(store: Store, fleet: str, channel: str, root: bytes, envelope: bytes, now: float) -> Request:
+    """Return what to ask the verifier about an envelope, with all that this device knows of the channel."""
+    trust = store.trust(channel)
+    return Request(
+        fleet=fleet,
+        channel=channel,
+        now=floor_clock(now, store.fact("clock")),
+        root=root,
+        envelope=envelope,
+        accepted=trust.envelope if trust is not None else None,
+        floors=[Floor(role=role, keyset=keyset, version=version) for role, keyset, version in store.floors(channel)],
+    )
 
 
 class Intake:
@@ -85,15 +99,7 @@ class Intake:
             self._waiting[channel] = (opens, envelope)
             return
         self._asked[channel] = envelope
-        request = Request(
-            fleet=self._fleet,
-            channel=channel,
-            now=floor_clock(now, self._store.fact("clock")),
-            root=self._root(channel),
-            envelope=envelope,
-            accepted=trust.envelope if trust is not None else None,
-            floors=[Floor(role=role, keyset=keyset, version=v) for role, keyset, v in self._store.floors(channel)],
-        )
+        request = question(self._store, self._fleet, channel, self._root(channel), envelope, now)
         self._helper.submit(self._verified, (channel, request), self._verify, request)
 
     def _verified(self, channel: str, request: Request, result: Verified | Exception, now: float) -> None:

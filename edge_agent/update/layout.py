@@ -22,9 +22,14 @@ from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import Blame, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 
-__all__ = ["lay_out", "release_root", "remove_leftovers", "retire"]
+__all__ = ["keep_manifest", "lay_out", "release_root", "remove_leftovers", "retire"]
 
 BlobPath = Callable[[BlobRef], Path]
+Proven = Callable[[BlobRef, Path], bool]
+
+
+def _nothing_proven(ref: BlobRef, path: Path) -> bool:
+    return False
 
 
 def release_root(releases: Path, digest: Digest) -> Path:
@@ -32,11 +37,12 @@ def release_root(releases: Path, digest: Digest) -> Path:
     return releases / digest.hex
 
 
-def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath) -> Path:
+def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath, proven: Proven = _nothing_proven) -> Path:
     """Lay the release out below `releases` and return its root.
 
     `blob_path` returns the path of a blob that is there. Every blob is checked once more against its reference, since
-    a disk may lie; a mismatch or a bad bundle raises `UpdateRejected`, a disk that refuses `StoreError`.
+    a disk may lie, save files that `proven(ref, path)` says this process has hashed and nobody has touched; a mismatch
+    or a bad bundle raises `UpdateRejected`, a disk that refuses `StoreError`.
     """
     digest = Digest.of(manifest_bytes)
     root = release_root(releases, digest)
@@ -47,7 +53,7 @@ def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath) -> Path:
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        _fill(building, manifest, blob_path)
+        _fill(building, manifest, blob_path, proven)
         (building / "manifest.json").write_bytes(manifest_bytes)
         _make_durable(building)
         shutil.rmtree(root, ignore_errors=True)  # without its manifest it is half a release, whoever left it
@@ -62,15 +68,33 @@ def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath) -> Path:
     return root
 
 
-def retire(releases: Path, kept: Collection[str]) -> list[Path]:
-    """Take every release whose manifest hex is not in `kept` out of its place; return what is to be deleted.
+def keep_manifest(path: Path, manifest_bytes: bytes) -> None:
+    """Keep a manifest as the blob `path`, so that it outlives the database and the laid-out release together.
 
-    A power cut in the middle of a deletion must not leave what looks like a release.
+    Raises `StoreError` when the disk refuses.
     """
-    if not releases.is_dir():
-        return []
-    doomed = [path for path in releases.iterdir() if path.name not in kept and not path.name.startswith(".")]
-    return [path.rename(path.with_name(f".{path.name}.old")) for path in doomed]
+    if path.exists():
+        return
+    building = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building.write_bytes(manifest_bytes)
+        _sync_file(building)
+        building.rename(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        building.unlink(missing_ok=True)
+        raise StoreError(f"cannot keep the manifest {path.name[:12]}: {error}") from error
+
+
+def retire(releases: Path, doomed: Collection[str]) -> list[Path]:
+    """Take the releases with these manifest hexes out of their places; return what is to be deleted.
+
+    A power cut in the middle of a deletion must not leave what looks like a release. Only what is named goes: another
+    slot's release may be laid out at the same time.
+    """
+    found = [path for name in sorted(doomed) if (path := releases / name).exists()]
+    return [path.rename(path.with_name(f".{path.name}.old")) for path in found]
 
 
 def remove_leftovers(releases: Path) -> None:
@@ -79,16 +103,16 @@ def remove_leftovers(releases: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _fill(building: Path, manifest: Manifest, blob_path: BlobPath) -> None:
+def _fill(building: Path, manifest: Manifest, blob_path: BlobPath, proven: Proven) -> None:
     for stage in manifest.every_stage():
         if stage.bundle is not None:
             _unpack(building / "bundles" / stage.bundle.digest.hex, stage.bundle, stage.target, blob_path)
         for model in stage.models.values():
-            _place(building / "files" / model.blob.digest.hex / model.name, model.blob, blob_path)
+            _place(building / "files" / model.blob.digest.hex / model.name, model.blob, blob_path, proven)
         if stage.state is not None:
-            _place(building / "blobs" / stage.state.digest.hex, stage.state, blob_path)
+            _place(building / "blobs" / stage.state.digest.hex, stage.state, blob_path, proven)
     if manifest.self_test is not None:
-        _place(building / "blobs" / manifest.self_test.digest.hex, manifest.self_test, blob_path)
+        _place(building / "blobs" / manifest.self_test.digest.hex, manifest.self_test, blob_path, proven)
 
 
 def _unpack(directory: Path, ref: BlobRef, target: str, blob_path: BlobPath) -> None:
@@ -105,15 +129,17 @@ def _unpack(directory: Path, ref: BlobRef, target: str, blob_path: BlobPath) -> 
         path.write_bytes(data)
 
 
-def _place(path: Path, ref: BlobRef, blob_path: BlobPath) -> None:
+def _place(path: Path, ref: BlobRef, blob_path: BlobPath, proven: Proven) -> None:
     if path.exists():
         return
-    _require_intact(ref, blob_path(ref))
+    blob = blob_path(ref)
+    if not proven(ref, blob):
+        _require_intact(ref, blob)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(blob_path(ref), path)
+        os.link(blob, path)
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(blob_path(ref), path)
+        shutil.copyfile(blob, path)
 
 
 def _verified(ref: BlobRef, blob_path: BlobPath) -> bytes:
@@ -139,7 +165,10 @@ def _damaged(ref: BlobRef) -> UpdateRejected:
 
 def _make_durable(directory: Path) -> None:
     for path in [directory, *directory.rglob("*")]:
-        _sync_directory(path) if path.is_dir() else _sync_file(path)
+        if path.is_dir():
+            _sync_directory(path)
+        elif path.stat().st_nlink == 1:  # what is linked was durable as a blob
+            _sync_file(path)
 
 
 def _sync_file(path: Path) -> None:

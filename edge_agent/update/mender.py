@@ -44,7 +44,9 @@ class Mender:
     def restore(self, active: Deployment, now: float) -> None:
         """Run a committed release, or begin to mend it."""
         try:
-            root = lay_out(self._releases, self._store.manifest(active.digest), self._ports.blob_path)
+            root = lay_out(
+                self._releases, self._store.manifest(active.digest), self._ports.blob_path, self._ports.proven
+            )
             self._ports.runtime.run(active.slot, active.id, root, active.release)
         except (UpdateRejected, StoreError, OSError) as error:
             self._mend(active, error, now)

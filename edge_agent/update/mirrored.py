@@ -2,48 +2,129 @@
 
 Opening takes the higher of both. Every transaction writes the mirror before SQLite makes it durable: if the mirror
 refuses, nothing was accepted; if the power fails between the two, the mirror is ahead, which only refuses more.
+
+A disk that refuses to be written (full, read-only) does not keep a device from starting (U3): what was committed is
+read into memory, every transaction is refused, and each tries first whether the disk takes it again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from edge_agent.contract.digest import Digest
+from edge_agent.contract.errors import StoreError
 from edge_agent.update.mirror import Committed, Memory, Mirror, merged
+from edge_agent.update.opening import StoreLost, StoreUnwritable, blank, copied, opened
 from edge_agent.update.states import State
 from edge_agent.update.store import Store
 
 __all__ = ["MirroredStore"]
 
+log = logging.getLogger(__name__)
+REOPEN_SECONDS = 1.0
+
 
 class MirroredStore(Store):
-    """A store whose floors, facts and committed releases outlive the database."""
+    """A store whose floors, facts and committed releases outlive the database.
 
-    def __init__(self, path: Path, mirror: Mirror) -> None:
-        """Open `path` and raise what `mirror` knows better. Raises `StoreError`."""
-        super().__init__(path)
-        self._mirror = mirror
-        with self.transaction():
-            for channel, role, keyset, version in mirror.memory.rows():
-                self.raise_floors(channel, [(role, keyset, version)])
-            for key, value in mirror.memory.facts.items():
-                self.raise_fact(key, value)
+    `unwritable` says why nothing can be written, and is empty when it can.
+    """
+
+    def __init__(self, path: Path, mirror: Mirror, *, lost: str = "") -> None:
+        """Open `path` and raise what `mirror` knows better. Raises `StoreError`.
+
+        `lost` says why the file can be neither read nor set aside: then only the mirror is left.
+        """
+        self._mirror, self._whole, self._again = mirror, True, 0.0
+        if lost:
+            self.path = path
+            self._only_mirror(lost)
+            return
+        try:
+            super().__init__(path)
+            with self.transaction():
+                self._raise_all(mirror.memory)
+        except StoreUnwritable as error:
+            self._fall_back(error)
+
+    def _fall_back(self, error: StoreError) -> None:
+        """Go on with a copy in memory, and with the mirror alone where there is none."""
+        if "_db" in vars(self):
+            self._db.close()
+        try:
+            self._db = copied(self.path)
+        except StoreError as unreadable:
+            self._only_mirror(f"{error}; {unreadable}")
+            return
+        self.unwritable = str(error)
+        log.error("store cannot be written, what is committed runs reason=%s", error)
+        with self._db.atomic():
+            self._raise_all(self._mirror.memory)
+
+    def _only_mirror(self, why: str) -> None:
+        self._db, self._whole, self.unwritable = blank(), False, why
+        log.error("store can be neither read nor written, what the mirror knows runs reason=%s", why)
+        with self._db.atomic():
+            self._raise_all(self._mirror.memory)
+
+    def _raise_all(self, memory: Memory) -> None:
+        for channel, role, keyset, version in memory.rows():
+            self.raise_floors(channel, [(role, keyset, version)])
+        for key, value in memory.facts.items():
+            self.raise_fact(key, value)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Make everything inside durable together, in the mirror first, or nothing."""
+        if self.unwritable:
+            self._reopen()
         with super().transaction():
             yield
             self._mirror.write(self._memory())
 
+    def remember(self, key: str, value: float) -> None:
+        """Raise a fact; while the disk refuses, in memory, and it is written with the first thing that can be."""
+        if not self.unwritable:
+            try:
+                with self.transaction():
+                    self.raise_fact(key, value)
+                return
+            except StoreUnwritable as error:
+                self._fall_back(error)
+        with self._db.atomic():
+            self.raise_fact(key, value)
+
+    def _reopen(self) -> None:
+        """Go on with the file if the disk takes it again. Raises `StoreUnwritable`, `StoreLost` if it is another."""
+        if time.monotonic() < self._again:
+            raise StoreUnwritable(self.unwritable)
+        self._again = time.monotonic() + REOPEN_SECONDS
+        kept, before = self._db, self.unwritable
+        facts = Memory(facts={row["key"]: float(row["value"]) for row in self._rows("select key, value from fact")})
+        self._db = opened(self.path)
+        self.unwritable = ""
+        try:
+            with self.transaction():
+                self._raise_all(merged(self._mirror.memory, facts))
+        except StoreError:
+            self._db.close()
+            self._db, self.unwritable = kept, before
+            raise
+        kept.close()
+        if not self._whole:
+            raise StoreLost(f"{self.path} can be written again: it is opened anew")
+        log.warning("store can be written again path=%s", self.path)
+
     def restore(self, slot: str, committed: Committed, manifest: bytes, now: float) -> None:
         """Let a slot that the database does not know run what the mirror says it ran."""
         digest = Digest(committed.digest)
-        with self.transaction():
+        with self._db.atomic() if self.unwritable else self.transaction():
             self.keep_manifest(digest, manifest)
             fresh = self.add_deployment(
                 slot=slot, channel=committed.channel, release=committed.release, digest=digest, now=now

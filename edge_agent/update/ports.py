@@ -68,7 +68,8 @@ class Runtime(Protocol):
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """The updater's ways into the world. `verify` and `fetch` may block; several slots fetch at the same time.
 
-    `blobs` is the directory in which `blob_path` lies, if blobs are to be collected. `boot_id` names the present life
+    `blobs` is the directory in which `blob_path` lies, if blobs are to be collected. `proven` tells of a file whether
+    this process has hashed it as that blob and nobody has touched it since. `boot_id` names the present life
     of the machine: it changes with every reboot.
     """
 
@@ -79,4 +80,5 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     wake: Callable[[], None]
     changed: Callable[[], None]
     blobs: Path | None = None
+    proven: Callable[[BlobRef, Path], bool] = lambda _ref, _path: False
     boot_id: Callable[[], str] = boot_id

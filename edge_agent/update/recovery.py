@@ -1,8 +1,9 @@
-"""Opens the store with its mirror, also when the database was lost, emptied or damaged (U1, U3).
+"""Opens the store with its mirror, also when the database was lost, emptied, damaged, or cannot be written (U1, U3).
 
 A damaged database is set aside under another name and a new one begun; the mirror then gives back the floors, the
-counters and, where the laid-out release is still there, what each slot runs. Quarantine, journal and memberships of a
-lost database are gone. It accepts nothing: what comes from the channel is verified against the floors as ever.
+counters and, where its manifest is still there, laid out or as a blob, what each slot runs. Quarantine, journal and
+memberships of a lost database are gone. It accepts nothing: what comes from the channel is verified against the floors
+as ever.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edge_agent.update.clock import BUILT_SECONDS
 from edge_agent.update.layout import release_root
 from edge_agent.update.mirror import Committed, Mirror
 from edge_agent.update.mirrored import MirroredStore
-from edge_agent.update.store import StoreCorrupt
+from edge_agent.update.opening import StoreCorrupt
 
 __all__ = ["open_store"]
 
@@ -34,10 +35,8 @@ def open_store(path: Path, releases: Path, now: float) -> MirroredStore:
         store = _open(path, mirror)
     except StoreCorrupt as error:
         log.error("database damaged, set aside path=%s reason=%s", path, error)
-        _set_aside(path)
-        store = _open(path, mirror)
-    with store.transaction():
-        store.raise_fact("clock", BUILT_SECONDS)  # with the last trusted time and the machine's clock: the floor clock
+        store = _anew(path, mirror)
+    store.remember("clock", BUILT_SECONDS)  # with the last trusted time and the machine's clock: the floor clock
     _restore(store, mirror, releases, now)
     return store
 
@@ -52,6 +51,15 @@ def _open(path: Path, mirror: Mirror) -> MirroredStore:
     return store
 
 
+def _anew(path: Path, mirror: Mirror) -> MirroredStore:
+    """Begin a new database; where the disk does not even let the old one be moved, go on without a file."""
+    try:
+        _set_aside(path)
+    except StoreError as error:
+        return MirroredStore(path, mirror, lost=str(error))
+    return _open(path, mirror)
+
+
 def _set_aside(path: Path) -> None:
     """Keep the newest damaged database for people to look at."""
     try:
@@ -64,7 +72,7 @@ def _set_aside(path: Path) -> None:
 
 
 def _restore(store: MirroredStore, mirror: Mirror, releases: Path, now: float) -> None:
-    """Give a slot that has no deployments at all back what the mirror says it runs, if its files are there."""
+    """Give a slot that has no deployments at all back what the mirror says it runs, if its manifest is there."""
     for slot, committed in mirror.memory.committed.items():
         if store.deployments(slot, limit=1):
             continue
@@ -78,9 +86,13 @@ def _restore(store: MirroredStore, mirror: Mirror, releases: Path, now: float) -
 
 def _manifest(releases: Path, committed: Committed) -> bytes | None:
     digest = Digest(committed.digest)
-    try:
-        with (release_root(releases, digest) / "manifest.json").open("rb") as stream:
-            data = stream.read(MANIFEST_BYTES_MAX + 1)
-    except OSError:
-        return None
-    return data if Digest.of(data) == digest else None
+    blobs = releases.parent / "blobs"
+    for path in (release_root(releases, digest) / "manifest.json", blobs / digest.hex[:2] / digest.hex):
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MANIFEST_BYTES_MAX + 1)
+        except OSError:
+            continue
+        if Digest.of(data) == digest:
+            return data
+    return None

@@ -21,6 +21,7 @@ from edge_agent.update.deployer import Deployer, Ports, SlotSetup
 from edge_agent.update.deployment import Deployment, Event, EventKind, State
 from edge_agent.update.desired import Wanted, desired
 from edge_agent.update.helper import Helper
+from edge_agent.update.imports import IMPORT, Imports
 from edge_agent.update.intake import Intake
 from edge_agent.update.orders import ORDERS, carry_out
 from edge_agent.update.store import EVERY_SLOT, STUCK, Known, Pin, Store, Wish
@@ -69,6 +70,7 @@ class Updater:
             changed=ports.changed,
         )
         self.announced, self.refuse = self._intake.announced, self._intake.refuse
+        self._imports = Imports(store, self._intake.announced)
         self.happen = self._deployer.happen
         self.stopped_serving = self._deployer.stopped_serving
 
@@ -82,9 +84,11 @@ class Updater:
                 log.error("not evaluated at start channel=%s reason=%s", channel, error)
 
     def stop(self, now: float) -> None:
-        """Stop cleanly."""
-        self._deployer.stop(now)
-        self._verifier.stop()
+        """Stop cleanly. Raises `StoreError` when that cannot be written; everything has been ended all the same."""
+        try:
+            self._deployer.stop(now)
+        finally:
+            self._verifier.stop()
 
     def tick(self, now: float) -> float:
         """Do what is due; return when to be called again at the latest (seconds UTC)."""
@@ -112,6 +116,7 @@ class Updater:
                 device=self._device,
                 memberships=self._store.memberships(setup.name),
                 quarantined=self._condemned(setup.name, releases),
+                barred=self._barred(setup),
                 pin=pin,
             )
             self._head_for(setup, wanted, now)
@@ -123,6 +128,11 @@ class Updater:
             generations[info.digest] = max(info.retry_generation, generations.get(info.digest, 0))
         found = self._deployer.quarantined(slot)
         return {one.digest for one in found if one.generation >= generations.get(one.digest, 0)}
+
+    def _barred(self, setup: SlotSetup) -> set[Digest]:
+        """Return the manifests below the security floor, but for the one that runs: who stays does not go back."""
+        active = self._store.active(setup.name)
+        return set(self._store.barred(setup.name, setup.channel)) - ({active.digest} if active is not None else set())
 
     def _raise_security_floors(self, known: Known) -> None:
         higher = [
@@ -200,6 +210,8 @@ class Updater:
         if wish.kind == "gc":
             waste = self._deployer.collector.collect(everything=wish.argument == "all")
             return f"removed {len(waste.releases)} releases and {len(waste.blobs)} blobs of {waste.blob_bytes} bytes"
+        if wish.kind == IMPORT:
+            return self._import(wish, now)
         if wish.slot not in self._slots and not (wish.kind == "hold" and wish.slot == EVERY_SLOT):
             return f"refused: no slot {wish.slot!r} in the configuration"
         if wish.kind == "rollback":
@@ -211,6 +223,16 @@ class Updater:
             self._store.answer(wish.number, words)
         self._wishes_changed(wish.slot, now)
         return None
+
+    def _import(self, wish: Wish, now: float) -> str | None:
+        """Judge what `edge-agent import` brought; what was postponed for lack of its blobs is taken up at once."""
+        if wish.slot not in self._roots:
+            return f"refused: no channel {wish.slot!r} in the configuration"
+        answer = self._imports.look(wish, now)
+        for setup in self._slots.values() if answer is not None else ():
+            if setup.channel == wish.slot:
+                self._deployer.effects.look_again(setup.name, now)
+        return answer
 
     def _wishes_changed(self, slot: str, now: float) -> None:
         """Look anew at what is wanted and permitted."""

@@ -75,6 +75,7 @@ class Wishes(Database):
     def answer(self, number: int, words: str) -> None:
         """Answer a request."""
         self._db.table("request").update(number, {"answer": words})
+        self._db.execute("update request set argument = '' where id = ? and kind = 'import'", [number])  # an envelope
         self._db.execute("delete from request where answer is not null and id <= ?", [number - ANSWERED_MAX])
 
     def answer_of(self, number: int) -> str | None:

@@ -8,6 +8,7 @@ as `module::test`, with what a parametrised test takes. `test_guards.py` does th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,16 +16,22 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root
 
+from edge_agent.contract.errors import UpdateRejected
+
 __all__ = ["GUARDS", "Guard", "Victim"]
 
 
 @dataclass(frozen=True)
 class Victim:
-    """A test that fails without its guard; `given` are its parameters, beside the fixture that it takes."""
+    """A test that fails without its guard, by what it asserts, or with `fails` where it expects no error at all.
+
+    `given` are its parameters, beside the fixture that it takes.
+    """
 
     module: str
     name: str
     given: dict[str, Any]
+    fails: type[Exception] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,16 @@ def mirror(name: str, /, **given: Any) -> Victim:
 def intake(name: str, /, **given: Any) -> Victim:
     """Return a test of the intake."""
     return Victim("tests.edge_agent.update.test_intake", name, given)
+
+
+def wishes(name: str, /, **given: Any) -> Victim:
+    """Return a test of a device on the bench."""
+    return Victim("tests.edge_agent.update.test_wishes", name, given)
+
+
+def command(name: str, /, **given: Any) -> Victim:
+    """Return a test of the commands that a device takes."""
+    return Victim("tests.edge_agent.test_commands", name, given)
 
 
 def nothing(*arguments: Any, **named: Any) -> None:
@@ -202,7 +219,11 @@ GUARDS: dict[str, Guard] = {
     ),
     "floors by key set": Guard(
         {f"{CHAIN}:_binds": give_back(True)},
-        (verifier("test_fast_forward_is_recovered_from_by_root_rotation", lost=True),),
+        (
+            dataclasses.replace(
+                verifier("test_fast_forward_is_recovered_from_by_root_rotation", lost=True), fails=UpdateRejected
+            ),
+        ),
     ),
     "the accepted envelope": Guard(
         {f"{VERIFIER}:_accepted": give_back(None)},
@@ -284,7 +305,26 @@ GUARDS: dict[str, Guard] = {
     ),
     "the security floor on the device": Guard(
         {"edge_agent.update.accepted:Accepted.security_floors": give_back({})},
-        (Victim("tests.edge_agent.update.test_operators", "test_no_device_goes_back_below_a_security_floor", {}),),
+        (wishes("test_no_device_goes_back_below_a_security_floor"),),
+    ),
+    "the bytes below the security floor": Guard(
+        {"edge_agent.update.accepted:Accepted.barred": give_back({})},
+        (
+            wishes("test_security_floor_old_bytes_signed_again_under_a_new_sequence_are_refused"),
+            wishes("test_security_floor_a_rollout_that_goes_back_below_it_changes_nothing"),
+        ),
+    ),
+    "the signature of a command": Guard(
+        {"edge_agent.commands:_signed": give_back(True)},
+        (command("test_altered_words_under_a_true_signature_are_refused"),),
+    ),
+    "the limits of a command": Guard(
+        {"edge_agent.commands:refusal": give_back("")},
+        (
+            command("test_refused_and_answered", case="out of scope"),
+            command("test_refused_and_answered", case="code"),
+            command("test_replayed_is_refused"),
+        ),
     ),
     "the security floor of the publisher": Guard(
         {"publisher.marks:floor_of": give_back(0)},

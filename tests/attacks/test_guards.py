@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest._code import ExceptionInfo, Traceback
 from _pytest.outcomes import Failed
 
-from edge_agent.contract.errors import UpdateRejected
 from tests.attacks.guards import GUARDS, Victim
 from tests.attacks.test_envelopes import new_channel
+from tests.edge_agent.test_commands import Desk
 from tests.edge_agent.update.test_intake import Door
 from tests.simulators.bench import Bench
 
@@ -45,11 +46,18 @@ def make_bench(directory: Path, stack: contextlib.ExitStack) -> Bench:
     return bench
 
 
+def make_desk(directory: Path, stack: contextlib.ExitStack) -> Desk:
+    desk = Desk(directory)
+    stack.callback(desk.store.close)
+    return desk
+
+
 MAKERS: dict[str, Callable[[Path, contextlib.ExitStack], Any]] = {
     "channel": lambda directory, stack: new_channel(),
     "tmp_path": lambda directory, stack: directory,
     "door": make_door,
     "bench": make_bench,
+    "desk": make_desk,
 }
 
 
@@ -64,6 +72,24 @@ def switch_off(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setattr(owner, attribute, stand_in)
 
 
+def require_rightly_failed(failure: BaseException, victim: Victim) -> None:
+    """Fail unless a test failed by what it asserts, in words of its own: anything else shows a broken test only.
+
+    A victim may name another error (`fails`): what its test, which expects none, meets without the guard.
+    """
+    if victim.fails is not None:
+        assert type(failure) is victim.fails, f"{victim.name} should fail with {victim.fails.__name__}: {failure!r}"
+        return
+    assert isinstance(failure, (AssertionError, Failed)), f"{victim.name} broke instead of failing: {failure!r}"
+    frames = [Path(frame.path) for frame in traceback(failure)]
+    ours = [path for path in frames if "pytest" not in str(path) and path.name != "contextlib.py"]
+    assert ours[-1].is_relative_to(HERE.parent), f"{victim.name}: {ours[-1]} asserted, not the test: {failure!r}"
+
+
+def traceback(failure: BaseException) -> Traceback:
+    return ExceptionInfo.from_exception(failure).traceback
+
+
 VICTIMS = [(name, victim) for name, guard in GUARDS.items() for victim in guard.victims]
 
 
@@ -74,8 +100,9 @@ def test_without_its_guard_an_attack_succeeds(
     run(victim, tmp_path / "with")
     with monkeypatch.context() as patch:
         switch_off(patch, name)
-        with pytest.raises((AssertionError, Failed, LookupError, UpdateRejected)):
+        with pytest.raises(BaseException) as caught:
             run(victim, tmp_path / "without")
+    require_rightly_failed(caught.value, victim)
 
 
 def test_every_attack_of_this_directory_has_a_guard() -> None:
@@ -88,3 +115,40 @@ def test_every_attack_of_this_directory_has_a_guard() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
     assert sorted(written - named) == []
+
+
+def fail_by_assertion() -> None:
+    assert len("a") == 2
+
+
+def break_by_a_typo() -> None:
+    {}["missing"]
+
+
+def assert_elsewhere() -> None:
+    ast.literal_eval("1")
+    ast.parse(1, type_comments=True)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("failing", "fails", "right"),
+    [
+        (fail_by_assertion, None, True),
+        (lambda: pytest.fail("did not raise"), None, True),
+        (break_by_a_typo, None, False),
+        (assert_elsewhere, None, False),
+        (break_by_a_typo, KeyError, True),
+        (fail_by_assertion, KeyError, False),
+    ],
+)
+def test_a_wrong_failure_is_told_from_a_right_one(
+    failing: Callable[[], None], fails: type[BaseException] | None, right: bool
+) -> None:
+    with pytest.raises((Exception, Failed)) as caught:
+        failing()
+    judged = Victim("module", "name", {}, fails)
+    if right:
+        require_rightly_failed(caught.value, judged)
+    else:
+        with pytest.raises(AssertionError):
+            require_rightly_failed(caught.value, judged)

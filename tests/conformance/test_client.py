@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, MetaFile
 
 from tests.simulators.repository import Endless, Repository
 
@@ -95,6 +96,32 @@ def test_the_executable_answers_by_its_exit_status(repository: Repository, tmp_p
     refused = subprocess.run([CLIENT, "--metadata-dir", tmp_path / "D", *url, "refresh"], capture_output=True, env=ENV)
     assert refused.returncode == 1
     assert b"Traceback" not in refused.stderr
+
+
+def house_with(tmp_path: Path, *packages: str) -> Path:
+    """Return a checkout whose .venv holds packages."""
+    site = tmp_path / ".venv" / "lib" / "python3.11" / "site-packages"
+    for package in ("pip", *packages):
+        (site / package).mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_executable_goes_on_in_the_environment_of_its_checkout(monkeypatch: Any, tmp_path: Path) -> None:
+    gone: list[list[str]] = []
+    monkeypatch.setattr(client.os, "execv", lambda path, words: gone.append([path, *words[1:]]))
+    monkeypatch.setattr(client.sys, "argv", ["client", "refresh"])
+    house = house_with(tmp_path, "tuf")
+    client.settle(house)
+    assert gone == [[str(house / ".venv" / "bin" / "python"), "client", "refresh"]]
+
+
+def test_an_environment_without_its_packages_is_passed_over(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(client.os, "execv", lambda *words: pytest.fail(f"went on in {words}"))
+    client.settle(house_with(tmp_path))
+    monkeypatch.setattr(client.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        client.settle(tmp_path)
+    assert ended.value.code == 2, "1 would pass for a refusal"
 
 
 # --- refresh ---------------------------------------------------------------------------------------------------------
@@ -232,6 +259,52 @@ def test_freeze_an_expired_role_is_refused_and_only_root_is_kept(
     assert versions["targets"] == 1
 
 
+def expiring(role: Any, days: int) -> None:
+    role.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+
+
+def test_freeze_a_delegated_role_that_has_expired_gives_no_artifact_and_is_not_kept(
+    device: Device, repository: Repository
+) -> None:
+    expiring(repository.delegate("A"), -1)
+    repository.artifact("A", "file", b"content")
+    repository.publish("A")
+    repository.renew("targets")
+    assert device.refresh() == 0
+    assert device.download("file") == 1
+    assert device.downloaded() == []
+    assert sorted(device.versions()) == sorted(TOP)
+
+
+def test_freeze_a_delegated_role_that_expires_here_is_used_no_more_until_there_is_a_newer_one(
+    device: Device, repository: Repository, monkeypatch: Any
+) -> None:
+    expiring(repository.delegate("A"), 7)
+    repository.artifact("A", "first", b"1")
+    repository.artifact("A", "second", b"2")
+    repository.publish("A")
+    repository.renew("targets")
+    assert device.download("first") == 0
+    later = datetime.now(UTC).timestamp() + 18 * 86_400
+    monkeypatch.setattr(client.time, "time", lambda: later)
+    assert device.download("second") == 1
+    expiring(repository.roles["A"], 21)
+    repository.publish("A")
+    repository.renew()
+    assert device.download("second") == 0
+    assert device.downloaded() == [b"1", b"2"]
+
+
+def test_a_role_of_another_type_is_refused_though_its_keys_are_right(device: Device, repository: Repository) -> None:
+    repository.keys["snapshot"] += repository.keys["timestamp"]
+    repository.root.add_key(repository.keys["timestamp"][0].public_key, "snapshot")
+    repository.snapshot.meta = {"snapshot.json": MetaFile(1)}
+    repository.publish("root", "snapshot")
+    repository.spoiled["metadata/timestamp.json"] = repository.newest["snapshot"]
+    assert device.refresh() == 1
+    assert device.versions() == {"root": 2}
+
+
 @pytest.mark.parametrize("rotated", [("timestamp",), ("snapshot", "timestamp")], ids="+".join)
 def test_fast_forward_is_recovered_from_by_new_keys(
     device: Device, repository: Repository, rotated: tuple[str, ...]
@@ -324,6 +397,27 @@ def test_one_key_under_several_names_counts_once(device: Device, repository: Rep
     repository.renew()
     assert device.refresh() == 1
     assert "snapshot" not in device.versions()
+
+
+def test_a_key_that_is_listed_twice_among_the_signatures_is_refused(device: Device, repository: Repository) -> None:
+    role = json.loads(repository.newest["snapshot"])
+    role["signatures"] *= 2
+    repository.spoiled["metadata/1.snapshot.json"] = json.dumps(role).encode()
+    assert device.refresh() == 1
+    assert "snapshot" not in device.versions()
+
+
+@pytest.mark.parametrize("other", ["", "00" * 64])
+def test_a_signature_that_is_none_costs_nothing_beside_enough_good_ones(
+    device: Device, repository: Repository, other: str
+) -> None:
+    repository.rotate("timestamp", 2)
+    repository.publish("root", "timestamp")
+    role = json.loads(repository.newest["timestamp"])
+    role["signatures"][0]["sig"] = other
+    repository.spoiled["metadata/timestamp.json"] = json.dumps(role).encode()
+    assert device.refresh() == 0
+    assert device.versions()["timestamp"] == 2
 
 
 # --- artifacts and delegations ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from edge_agent import events
-from edge_agent.contract import archive, dsse, manifest, messages, reports
+from edge_agent.contract import archive, dsse, export, manifest, messages, reports
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.contract.verification import Floor, Operator, Reply, Request
@@ -180,6 +180,7 @@ STRUCTS = (
     Reason,
     Reply,
     Request,
+    export.Index,
     manifest.HealthPolicy,
     manifest.InputSpec,
     manifest.Manifest,

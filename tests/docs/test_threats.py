@@ -15,7 +15,7 @@ NAMED = {
     "recovery from fast-forward", "freeze", "mix-and-match", "rollback", "rollback after a lost database",
     "rollback after a truncated cache", "key compromise under threshold", "revoked key",
     "wrong software under another's name", "staging signing for production", "another fleet's envelope",
-    "stolen rollout key",
+    "stolen rollout key", "stolen operator key",
     "malicious mirror", "slow retrieval", "drop-request", "wrong machine", "security floor",
     "withheld bundle", "denial of service", "clock at 1970", "clock at 2099",
     "root chain with a garbage link",

@@ -155,7 +155,7 @@ def test_a_store_that_is_no_database(config: Path) -> None:
     (config.parent / "state" / "agent.db").write_bytes(b"rubbish" * 1000)
     result = run("status", "--config", str(config))
     assert result.exit_code == 3
-    assert result.stderr.startswith("edge-agent: cannot open the store")
+    assert result.stderr.startswith("edge-agent: cannot read the store")
 
 
 def test_a_directory_of_somebody_else(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,20 @@ def write(directory: Path, text: str) -> Path:
     return path
 
 
+def test_a_device_may_have_no_broker_at_all(tmp_path: Path) -> None:
+    source = 'source = "csv"\npath = "data.csv"\nrate_hz = 10\n'
+    text = GOOD.replace('[broker]\nurl = "mqtt://broker.local"\n', "")
+    begin, end = text.index('source = "mqtt"'), text.index("[slot.activity.output]")
+    assert load(write(tmp_path, text[:begin] + source + text[end:])).broker is None
+    own = text.replace('sequence = "n"', 'broker = "mqtt://sensors"')
+    config = load(write(tmp_path, own))
+    assert config.broker is None
+    assert isinstance(config.slot["activity"].input, MqttInput)
+    assert config.broker_of(config.slot["activity"].input).host == "sensors"
+    with pytest.raises(ConfigError, match="topic results has no broker"):
+        config.broker_of(MqttOutput(topic="results"))
+
+
 def test_a_good_file(tmp_path: Path) -> None:
     config = load(write(tmp_path, GOOD))
     slot = config.slot["activity"]
@@ -115,7 +129,14 @@ WRONG = [
     ("unknown section", "[broker]", "[brokr]", "brokr: unknown key; did you mean 'broker'?"),
     ("unknown key", 'fleet = "plant"', 'fleet = "plant"\nlables = {}', "device.lables: unknown key; did you mean 'la"),
     ("missing key", 'fleet = "plant"', "", "device.fleet: missing"),
-    ("missing section", '[broker]\nurl = "mqtt://broker.local"', "", "broker: missing: the file needs [broker]"),
+    ("missing section", '[channel.staging]\nroot = "1.root.json"', "", "channel: missing: the file needs [channel"),
+    ("empty section", 'url = "mqtt://broker.local"', "", "broker.url: missing"),
+    (
+        "no broker",
+        '[broker]\nurl = "mqtt://broker.local"',
+        "",
+        "slot.activity.input.broker: missing: there is no [brok",
+    ),
     ("no slot", GOOD[GOOD.index("[slot.activity]") :], "", "slot: missing: the file needs [slot.NAME]"),
     ("section is no table", "[device]", 'device = "x"\n[devic]', "device: expected a table, got the string 'x'"),
     ("wrong type", 'id = "dev-1"', "id = 7", "device.id: expected a string, got the number 7"),

@@ -46,16 +46,18 @@ def written(directory: Path, package: Package) -> Path:
     return directory
 
 
-def test_a_good_release_passes_in_words_and_is_cleaned_up(releases: Releases, tmp_path: Path) -> None:
+def test_a_good_release_passes_in_words_and_is_cleaned_up(
+    releases: Releases, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     gc.collect()  # what earlier tests in this process left open
     before = children(), descriptors()
-    note = tmp_path / "note"
-    package = releases.pack([releases.module.Act(note=str(note))], self_test=[[1.0], [2.0]])
+    package = releases.pack([releases.module.Act(note="trace")], self_test=[[1.0], [2.0]])
     found = rehearse(written(tmp_path, package))
     assert found.ok, found
     assert "2 rows in, 2 out, equal within" in found.words
     # The self-test's own copy, and the one that would have served.
-    assert [line.split()[0] for line in note.read_text().splitlines()][-2:] == ["cleanup", "cleanup"]
+    traces = [line.split()[1] for line in capfd.readouterr().err.splitlines() if line.startswith("trace: ")]
+    assert traces[-2:] == ["cleanup", "cleanup"]
     assert (children(), descriptors()) == before
 
 

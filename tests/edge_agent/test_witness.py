@@ -39,7 +39,7 @@ def sock() -> Iterator[socket.socket]:
 @pytest.mark.parametrize("by", [3.0, 4.0])
 def test_it_judges_as_a_worker_does_and_writes_down_what_it_saw(sock: socket.socket, tmp_path: Path, by: float) -> None:
     data = selftest.build(pipeline(3.0), [[1.0]])
-    made = Witness(sock, tmp_path / "outputs")
+    made = Witness(sock, (tmp_path / "outputs").open("wb", buffering=0))
     if by == 3.0:
         assert made.judge(pipeline(by), data) == "1 rows in, 1 out, equal within 1e-04"
     else:

@@ -11,13 +11,15 @@ import pytest
 
 from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import TransportError, UpdateRejected
+from edge_agent.contract.manifest import InputSpec, Manifest, OutputSpec, Stage
 from edge_agent.contract.messages import WAYS_MAX, Topics, Way, Ways, decode_ways, encode_ways
-from edge_agent.transport import blobs, patching
+from edge_agent.transport import blobs, landing, patching
 from edge_agent.transport.client import Client
 from edge_agent.transport.fetcher import Fetcher
 from edge_agent.transport.patch import memory_bytes
 from edge_agent.transport.patching import Hints, choose, patch, room
 from edge_agent.transport.puller import Puller
+from edge_agent.update.admission import SPACE_RESERVE_BYTES, space
 from publisher.deltas import make
 from tests.simulators.broker import Mosquitto
 from tests.simulators.hostile import Tally, tallying
@@ -106,6 +108,45 @@ def test_a_delta_that_lies_costs_time_and_the_whole_blob_is_fetched(
     assert found == sorted(BlobRef.of(data).digest.hex for data in (OLD, NEW))
 
 
+def test_a_delta_never_takes_more_room_than_admission_has_set_aside(
+    mosquitto: Mosquitto,
+    connect: Callable[..., Client],
+    topics: Topics,
+    device: Device,
+    delta: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Base, delta and result lie on the disk at once; looked at when the result is whole and the delta still there."""
+    publisher, ref, used = connect(mosquitto.url), BlobRef.of(NEW), []
+
+    def taken() -> int:
+        return sum(path.stat().st_size for path in (tmp_path / "blobs").rglob("*") if path.is_file())
+
+    def settle(file: Path, target: Path) -> None:
+        used.append(taken())
+        landing.settle(file, target)
+
+    monkeypatch.setattr(patching, "settle", settle)
+    blobs.publish(publisher, topics, delta)
+    hint(publisher, topics, NEW, (OLD, delta))
+    fetcher = device(mosquitto.url, OLD)
+    before = taken()
+    fetcher.fetch(ref)
+    assert used == [len(OLD) + len(delta) + len(NEW)]
+    needs = Manifest(
+        format=1,
+        pipeline="p",
+        stages=[Stage(name="s", target="m:C", fingerprint="f", state=ref)],
+        input=InputSpec(columns=["x"]),
+        output=OutputSpec(columns=["y"]),
+    )
+    free_bytes = used[0] - before + SPACE_RESERVE_BYTES
+    assert space(needs, present={BlobRef.of(OLD).digest}, free_bytes=free_bytes) is not None, "laid out it needs more"
+    assert space(needs, present=set(), free_bytes=2 * ref.size + SPACE_RESERVE_BYTES) is None
+    assert used[0] - before <= 2 * ref.size
+
+
 def test_a_delta_that_nobody_has_is_given_up_and_not_asked_for_again(
     mosquitto: Mosquitto,
     connect: Callable[..., Client],
@@ -120,7 +161,7 @@ def test_a_delta_that_nobody_has_is_given_up_and_not_asked_for_again(
     fetcher = device(mosquitto.url, OLD)
     path = fetcher.fetch(BlobRef.of(NEW))
     assert "missing on the broker" in fetcher.faults["delta"]
-    fetcher.faults.clear()
+    fetcher._faults.clear()
     path.unlink()
     fetcher.fetch(BlobRef.of(NEW))
     assert fetcher.faults == {}

@@ -61,6 +61,38 @@ def test_a_chunk_whose_bytes_changed_on_disk_is_not_there(tmp_path: Path) -> Non
     assert Partial(tmp_path, REF).have == {0}
 
 
+def test_the_hash_of_the_whole_is_taken_as_chunks_come_in_whatever_order(tmp_path: Path) -> None:
+    orders = [(0, 1, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0), (3, 0, 5, 1, 2, 4)]
+    for number, order in enumerate(orders):
+        together = Partial(tmp_path / f"{number}", REF)
+        together.begin(accept(REF, 0, split(DATA)[0])[0])
+        together.add_all([(index, accept(REF, index, split(DATA)[index])[1]) for index in order])
+        assert together.sha256 == REF.digest.hex
+        assert b"".join(together.pieces()) == DATA
+        together.close()
+        again = Partial(tmp_path / f"{number}", REF)
+        assert (again.have, again.sha256) == (set(range(6)), REF.digest.hex)
+
+
+@pytest.mark.parametrize("first", [(), (0, 1, 2), (2, 0, 1), (5, 3)])
+def test_the_hash_goes_on_where_another_process_stopped(tmp_path: Path, first: tuple[int, ...]) -> None:
+    filled(tmp_path, *first).close()
+    again = filled(tmp_path, *(index for index in range(6) if index not in first))
+    assert again.sha256 == REF.digest.hex
+
+
+def test_what_was_torn_and_fetched_again_counts_again(tmp_path: Path) -> None:
+    partial = filled(tmp_path, 0, 1, 2, 3)
+    partial.close()
+    data = bytearray(partial.data_path.read_bytes())
+    data[CHUNK_BYTES + 5] ^= 1
+    partial.data_path.write_bytes(data)
+    assert Partial(tmp_path, REF).have == {0}, "their checksums are of all that came before"
+    filled(tmp_path, 1, 2, 3).close()
+    whole = filled(tmp_path, 4, 5)
+    assert (whole.have, whole.sha256) == (set(range(6)), REF.digest.hex)
+
+
 BAD_HEADERS = {
     "short": b"\xfc",
     "no magic": CHUNK_HEADER.pack(1, 0, 0, 0, 6, len(DATA), b"x" * 8),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from edge_agent.transport.backoff import Backoff
 from edge_agent.transport.blobs import Puller
 from edge_agent.transport.chunks import split
 from edge_agent.transport.client import Client
+from edge_agent.transport.fetcher import Fetcher
 from tests.edge_agent.transport.conftest import Pulling
 from tests.simulators.broker import Mosquitto
 from tests.simulators.waiting import until
@@ -130,6 +132,7 @@ from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.messages import Topics
 from edge_agent.transport.blobs import Puller
 from edge_agent.transport.client import Client
+from edge_agent.transport.fetcher import Fetcher
 url, fleet, directory, digest, size = sys.argv[1:]
 client = Client(url, "killed", on_message=lambda *message: puller.on_message(*message))
 puller = Puller(client, Topics(fleet), Path(directory))
@@ -328,6 +331,28 @@ def test_the_deadline_counts_from_the_last_new_chunk(
         put(publisher, topics, ref.digest, [(index, message)])
     assert fetch.result().read_bytes() == PLAIN
     assert time.monotonic() - begun > 1.5
+
+
+def test_what_a_forgetful_broker_lacks_is_said_while_we_wait(
+    mosquitto: Mosquitto, connect: Connect, topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before we give up; nobody is condemned, and the word is taken back when the chunk comes."""
+    monkeypatch.setattr(puller, "NOTICE_SECONDS", 0.2)
+    publisher, ref, told = connect(mosquitto.url), BlobRef.of(PLAIN), []
+    pullers: list[Puller] = []
+    client = connect(mosquitto.url, on_message=lambda *message: [one.on_message(*message) for one in pullers])
+    pullers.append(Puller(client, topics, tmp_path / "blobs"))
+    device = Fetcher(tmp_path / "blobs", pullers)
+    device.told = lambda: told.append(dict(device.faults))
+    put(publisher, topics, ref.digest, [(0, RAW_CHUNKS[0])])
+    with ThreadPoolExecutor() as pool:
+        fetch = pool.submit(device.fetch, ref)
+        until(lambda: told)
+        assert told[0]["mqtt"].startswith(f"waiting: chunk 1 of blob {ref.digest.short} ")
+        assert "is not on the broker; push the release again" in told[0]["mqtt"]
+        put(publisher, topics, ref.digest, list(enumerate(RAW_CHUNKS))[1:])
+        assert fetch.result(10).read_bytes() == PLAIN
+    assert told[-1] == device.faults == {}
 
 
 def test_a_chunk_the_broker_dropped_is_asked_for_again(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.messages import ReleaseInfo, Rollout
-from edge_agent.update.desired import Wanted, desired, takes_part
+from edge_agent.update.desired import Wanted, below_floor, desired, takes_part
 
 PIPELINE = "activity"
 
@@ -144,3 +145,31 @@ def test_a_promotion_to_the_same_bytes_is_the_candidate_under_its_new_name() -> 
 def test_a_pipeline_without_a_rollout_wants_nothing() -> None:
     found = desired("idle", [info(1)], [rollout()], device="d", memberships=set(), quarantined=set())
     assert found == Wanted(release=None)
+
+
+def floored(sequence: int, floor: int, content: str | None = None) -> ReleaseInfo:
+    return msgspec.structs.replace(info(sequence, content), security_floor=floor)
+
+
+def test_security_floor_bars_bytes_by_the_first_sequence_that_listed_them() -> None:
+    listed = [info(1, "hole"), info(2, "hole"), floored(3, 3), floored(4, 3, "hole"), info(1, pipeline="other")]
+    assert below_floor(PIPELINE, listed, 0) == {Digest.of(b"hole"): 1}
+    assert below_floor(PIPELINE, listed, 2) == {Digest.of(b"hole"): 1}
+    assert below_floor("other", listed, 0) == {}
+    assert below_floor(PIPELINE, [], 9) == {}
+    assert below_floor(PIPELINE, [info(1), info(2), info(3)], 3) == {Digest.of(b"1"): 1, Digest.of(b"2"): 2}
+
+
+def test_security_floor_the_release_at_the_floor_was_meant_whatever_its_bytes() -> None:
+    assert below_floor(PIPELINE, [info(1, "good"), info(2), floored(3, 3, "good")], 0) == {Digest.of(b"2"): 2}
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_security_floor_neither_candidate_nor_stable_is_wanted_below_it(aborted: bool) -> None:
+    both = [info(1), info(2)]
+    barred = {one.digest for one in both}
+    found = desired(
+        PIPELINE, both, [rollout(aborted=aborted)], device="d", memberships=set(), quarantined=set(), barred=barred
+    )
+    assert (found.release, found.stuck) == (None, True)
+    assert found.refused == (None if aborted else both[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -229,7 +230,7 @@ def test_what_a_power_cut_left_half_made_is_made_anew(disk: Disk, half: str) -> 
 def test_retired_releases_are_out_of_their_place_at_once(disk: Disk) -> None:
     kept, gone = disk.lay_out(disk.manifest()), disk.lay_out(disk.manifest(fingerprint="g"))
     (disk.releases / ".x.new").mkdir()
-    (doomed,) = retire(disk.releases, {kept.name})
+    (doomed,) = retire(disk.releases, {gone.name, "not there"})
     assert not gone.exists()
     assert (kept / "manifest.json").exists()
     assert doomed.name == f".{gone.name}.old"
@@ -238,6 +239,17 @@ def test_retired_releases_are_out_of_their_place_at_once(disk: Disk) -> None:
 
 
 def test_a_device_without_releases_has_nothing_to_retire(disk: Disk) -> None:
-    assert retire(disk.releases, set()) == []
+    assert retire(disk.releases, {"gone"}) == []
     remove_leftovers(disk.releases)
     assert not disk.releases.exists()
+
+
+def test_what_this_process_has_hashed_is_not_read_again_and_all_else_is(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, hashed = disk.manifest(), []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(Path(file.name)) or digest(file, name))
+    known = BlobRef.of(b"model")
+    lay_out(disk.releases, manifest, disk.path, lambda ref, path: ref == known and path == disk.path(known))
+    assert {path.name for path in hashed} == {hex_of(b"state"), hex_of(b"self-test")}

@@ -62,7 +62,9 @@ def blobs(bench: Bench) -> set[str]:
 
 
 def needs(*releases: Release) -> set[str]:
-    return {ref.digest.hex for release in releases for ref in release.parsed.blobs()}
+    """The blobs of releases, and their manifests, which are blobs too."""
+    blobs = {ref.digest.hex for release in releases for ref in release.parsed.blobs()}
+    return blobs | {release.info.digest.hex for release in releases}
 
 
 # --- pins ------------------------------------------------------------------------------------------------------------
@@ -176,6 +178,47 @@ def test_no_device_goes_back_below_a_security_floor(bench: Bench) -> None:
     assert ask(bench, "rollback") == "refused: activity@2 has no earlier committed release on this device"
     bench.updater.stopped_serving(bench.newest.id, (fault(),), bench.now)
     assert bench.runs == "activity@2"
+
+
+def floored_at_two(bench: Bench) -> tuple[Release, Release]:
+    """A device that runs @2, which was signed with a security floor; @1 was committed before."""
+    one, two = bench.release("one"), bench.release("two")
+    bench.commit(one)
+    floored = msgspec.structs.replace(two, info=msgspec.structs.replace(two.info, security_floor=2))
+    bench.commit(floored, one)
+    return one, floored
+
+
+def test_security_floor_old_bytes_signed_again_under_a_new_sequence_are_refused(bench: Bench) -> None:
+    one, _ = floored_at_two(bench)
+    again = bench.sign(one.manifest, one.parsed)
+    assert (again.info.sequence, again.info.digest) == (3, one.info.digest)
+    bench.announce(again, one)
+    assert bench.runs == "activity@2"
+    assert (bench.newest.release, bench.newest.state) == ("activity@3", State.REJECTED)
+    assert bench.newest.reasons[0].code is ReasonCode.OLDER
+    assert "bytes of activity@1" in bench.newest.reasons[0].message
+    bench.commit(bench.release("four"), again)
+    assert bench.runs == "activity@4"
+
+
+def test_security_floor_a_rollout_that_goes_back_below_it_changes_nothing(bench: Bench) -> None:
+    """Who has the rollout key alone may choose any signed release, but none below the floor."""
+    one, floored = floored_at_two(bench)
+    bench.announce(floored, one, aborted=True)
+    assert bench.runs == "activity@2"
+    assert bench.store.note(f"stuck/{SLOT}") == "stuck"
+
+
+def test_security_floor_what_already_runs_stays_under_its_new_name(bench: Bench) -> None:
+    one, two = bench.release("one"), bench.release("two")
+    bench.commit(one)
+    floored = msgspec.structs.replace(two, info=msgspec.structs.replace(two.info, security_floor=2))
+    bench.announce(floored, one, percent=0)
+    assert bench.runs == "activity@1"
+    assert bench.store.note(f"stuck/{SLOT}") == ""
+    bench.announce(bench.sign(one.manifest, one.parsed), one)
+    assert bench.runs == "activity@3"
 
 
 # --- holds and windows -----------------------------------------------------------------------------------------------
