@@ -14,7 +14,7 @@ SECRET_BYTES_MAX = 65_536
 
 
 def secret(file: Path | None, credential: str) -> bytes | None:
-    """Return the content of `file`, or of systemd's credential of that name, without trailing newline; None for neither.
+    """Return the content of `file`, or of the systemd credential, without trailing newline; None for neither.
 
     Raises `OSError` when it cannot be read, or the unit was given no credentials.
     """

@@ -31,7 +31,7 @@ METRICS = (
     *("disk_read_bytes", "disk_write_bytes", "network_sent_bytes", "network_received_bytes", "temperature"),
 )
 WITH_ARGUMENT = ("disk_percent", "disk_free_mb", "temperature")
-_EXTRAS = {
+_EXTRAS: dict[type[Section], tuple[str, str]] = {
     plugs.SerialInput: ("serial", "serial"),
     plugs.ModbusInput: ("pymodbus", "modbus"),
     plugs.OpcuaInput: ("asyncua", "opcua"),

@@ -71,6 +71,8 @@ class Reporter:
 
     def tick(self, now: float) -> None:
         """Publish a report if one is due."""
+        if self._last > now:
+            self._last = self.due = now - REPORT_SECONDS_MIN  # the clock was set back
         if now < self.due or now - self._last < REPORT_SECONDS_MIN:
             return
         self._last, self.due = now, now + REPORT_SECONDS

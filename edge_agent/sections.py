@@ -164,9 +164,9 @@ class Output(Section, frozen=True, kw_only=True):
 
 
 class Spooled(Output, frozen=True, kw_only=True):
-    """An output that may be out of reach: `spool_mb` on disk hold what waits, resent at `resend_per_second` at the most.
+    """An output that may be out of reach: `spool_mb` on disk hold what waits; without them the source waits.
 
-    Without a spool the source waits.
+    It is resent at `resend_per_second` at the most.
     """
 
     spool_mb: float = 0.0

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from edge_agent import policies
-from edge_agent.config import Config, CsvInput, MqttInput, Slot, SqliteOutput
+from edge_agent.config import Config, CsvInput, Slot, SqliteOutput
 from edge_agent.confinement import confinement
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.dsse import Signer
@@ -24,6 +24,8 @@ from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import Topics
 from edge_agent.health_limits import limits_set, tightened
 from edge_agent.identity import DeviceIdentity
+from edge_agent.plugs import JsonlInput, JsonlOutput
+from edge_agent.runtime import jsonl_sink
 from edge_agent.runtime.crew import Notice, Plan
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.lane import Lane
@@ -94,8 +96,12 @@ def lane(config: Config, name: str, boot: int, notify: Callable[[Notice], None])
 def _start_sequence(slot: Slot, boot: int) -> int:
     """Return the first sample number of this run; what is counted here never repeats an earlier run's."""
     output, source = slot.output, slot.input
-    known = last_sequence(output.path, output.table, output.stream) if isinstance(output, SqliteOutput) else None
-    counted = isinstance(source, MqttInput) and not source.sequence
+    known = None
+    if isinstance(output, SqliteOutput):
+        known = last_sequence(output.path, output.table, output.stream)
+    elif isinstance(output, JsonlOutput):
+        known = jsonl_sink.last_sequence(output.path, output.stream)
+    counted = not isinstance(source, CsvInput | JsonlInput) and not source.sequence
     return max(known + 1 if known is not None else 0, boot << BOOT_BITS if counted else 0)
 
 

@@ -14,7 +14,7 @@ BYTES_MAX = 4 << 20  # of texts and the like
 
 
 class Arrivals:
-    """A queue of rows. It counts on from `start_sequence` where rows bring no number, and stamps what brings no time."""
+    """A queue of rows. It counts from `start_sequence` where rows bring no number and stamps those without time."""
 
     def __init__(
         self, columns: tuple[str, ...], dtypes: tuple[str, ...], start_sequence: int = 0, *, rows_max: int = ROWS_MAX

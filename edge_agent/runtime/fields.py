@@ -65,7 +65,9 @@ class Fields:
             return None
         number = _number(found.get(path))
         if type(number) is not int or not 0 <= number <= INT64_MAX:
-            raise BadPayload(BAD_SEQUENCE, f"sequence: {found.get(path)!r:.40} is not a whole number from 0 to 2^63 - 1")
+            raise BadPayload(
+                BAD_SEQUENCE, f"sequence: {found.get(path)!r:.40} is not a whole number from 0 to 2^63 - 1"
+            )
         return number
 
     def _time(self, found: Mapping[str, Any]) -> int | None:

@@ -62,6 +62,4 @@ def serial_source(config: SerialInput, *, start_sequence: int = 0, **options: An
         records = Records(config)
         return StreamSource(config, _Port(config), records, records.decode, start_sequence=start_sequence, **options)
     decode = line_decoder(config)
-    return StreamSource(
-        config, _Port(config), Lines(midway=True), decode, start_sequence=start_sequence, **options
-    )
+    return StreamSource(config, _Port(config), Lines(midway=True), decode, start_sequence=start_sequence, **options)

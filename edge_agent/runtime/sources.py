@@ -6,9 +6,13 @@ what it holds. Nothing it gave out is acknowledged upstream before `acknowledge`
 
 from __future__ import annotations
 
+import importlib
 from typing import Protocol
 
-from edge_agent.config import Config, MqttInput
+from edge_agent import plugs
+from edge_agent.config import Config, CsvInput, MqttInput
+from edge_agent.contract.errors import ConfigError
+from edge_agent.plug_faults import missing_extra
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.mqtt_source import MqttSource
@@ -77,12 +81,30 @@ class Source(Protocol):
 def open_source(config: Config, slot: str, *, start_sequence: int = 0) -> Source:
     """Return the source of a slot; it begins with sample `start_sequence` (see the sources for what that means).
 
-    Raises `ConfigError` when a file lacks what the configuration names.
+    Raises `ConfigError` when a file lacks what the configuration names, or a package is not installed.
     """
     wanted = config.slot[slot].input
     if isinstance(wanted, MqttInput):
         return MqttSource(wanted, config.broker_of(wanted), client_name(config, slot), start_sequence=start_sequence)
-    return CsvSource(wanted, start_sequence=start_sequence)
+    if isinstance(wanted, CsvInput):
+        return CsvSource(wanted, start_sequence=start_sequence)
+    if words := missing_extra(wanted):
+        raise ConfigError(f"slot.{slot}.input: {words}")
+    module, name = _KINDS[type(wanted)]
+    made: Source = getattr(importlib.import_module(module), name)(wanted, start_sequence=start_sequence)
+    return made
+
+
+# Imported when a slot has one: the agent's memory is for what it does.
+_KINDS = {
+    plugs.JsonlInput: ("edge_agent.runtime.jsonl_source", "JsonlSource"),
+    plugs.SerialInput: ("edge_agent.runtime.serial_source", "serial_source"),
+    plugs.CommandInput: ("edge_agent.runtime.command_source", "command_source"),
+    plugs.ModbusInput: ("edge_agent.runtime.modbus_source", "modbus_source"),
+    plugs.OpcuaInput: ("edge_agent.runtime.opcua_source", "opcua_source"),
+    plugs.SysfsInput: ("edge_agent.runtime.sysfs_source", "sysfs_source"),
+    plugs.MetricsInput: ("edge_agent.runtime.metrics_source", "metrics_source"),
+}
 
 
 def client_name(config: Config, slot: str) -> str:

@@ -97,7 +97,7 @@ class Collector:
         return digests, wanted, rows
 
     def _needed(self, digests: list[Digest]) -> set[str] | None:
-        """Return the hex of manifests and of every blob they name, None if one cannot be read: then every blob stays."""
+        """Return the hex of manifests and all blobs they name, None if one cannot be read: then every blob stays."""
         found = {digest.hex for digest in digests}
         for digest in digests:
             try:

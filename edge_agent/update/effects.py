@@ -108,7 +108,7 @@ class Effects:
         for slot in list(self._fetching):
             self._watch(slot, now)
         for key, due in list(self._waiting.items()):
-            if due <= now:
+            if _is_due(due, now):
                 del self._waiting[key]
                 try:
                     self._take_up(key, now)
@@ -120,7 +120,7 @@ class Effects:
 
     def due(self, now: float) -> float:
         """Return when to be called again at the latest (seconds UTC)."""
-        return min(self._waiting.values(), default=now + 3600.0)
+        return min((now if _is_due(due, now) else due for due in self._waiting.values()), default=now + 3600.0)
 
     def look_again(self, slot: str, now: float) -> None:
         """A hold changed: ask for permission at once instead of when it was due."""
@@ -281,8 +281,8 @@ class Effects:
 
     def _do_lay_out(self, deployment: Deployment, now: float) -> None:
         until = max(deployment.due, self._settled.get(deployment.slot, 0.0))
-        if until > now:
-            self._waiting[deployment.id] = min(until, now + RETRY_SECONDS_MAX)
+        if not _is_due(until, now):
+            self._waiting[deployment.id] = until
             return
         data = self._store.manifest(deployment.digest)
 
@@ -342,11 +342,15 @@ class Effects:
     # --- waiting and cleaning up ---------------------------------------------------------------------------------
 
     def _do_wait(self, deployment: Deployment, now: float) -> None:
-        """Go on when the deployment is due, and no later than the longest wait: the clock may have been set back."""
-        self._waiting[deployment.id] = min(deployment.due, now + RETRY_SECONDS_MAX)
+        self._waiting[deployment.id] = deployment.due
 
     def _do_collect(self, deployment: Deployment, now: float) -> None:
         self._collector.collect()
+
+
+def _is_due(due: float, now: float) -> bool:
+    """Tell whether a wait is over. One that is longer than any was begun before the clock was set back."""
+    return not now < due <= now + RETRY_SECONDS_MAX
 
 
 def _environment(words: str) -> Reason:

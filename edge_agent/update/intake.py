@@ -79,7 +79,7 @@ class Intake:
     def tick(self, now: float) -> float:
         """Look at what is due; return when to be called again at the latest (seconds UTC)."""
         for channel, (due, envelope) in list(self._waiting.items()):
-            if due <= now and channel not in self._asked:
+            if not now < due <= now + WAIT_SECONDS_MAX and channel not in self._asked:  # or the clock was set back
                 del self._waiting[channel]
                 self.announced(channel, envelope, now)
         return min((due for due, _ in self._waiting.values()), default=now + 3600.0)

@@ -250,7 +250,8 @@ class Ledger(Database):
 
     def journal_after(self, number: int, *, newest: int, limit: int) -> list[JournalLine]:
         """Return at most `limit` lines after line `number`, oldest first, out of the `newest` that there are."""
-        sql = """select j.id as number, j.at, j.slot, d.channel, d.release, d.digest, j.event, j.before, j.after, j.words
+        sql = """select j.id as number, j.at, j.slot, d.channel, d.release, d.digest, j.event,
+                        j.before, j.after, j.words
                  from journal j join deployment d on d.id = j.deployment
                  where j.id > :number and j.id > (select coalesce(max(id), 0) - :newest from journal)
                  order by j.id limit :limit"""

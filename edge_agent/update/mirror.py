@@ -17,6 +17,7 @@ import msgspec
 
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import StoreError
+from edge_agent.update.opening import StoreUnwritable
 
 __all__ = ["MIRROR_BYTES_MAX", "Committed", "Memory", "Mirror", "merged"]
 
@@ -101,7 +102,8 @@ class Mirror:
         try:
             _write(path, data)
         except OSError as error:
-            raise StoreError(f"the mirror of trust {path} cannot be written: {error}; nothing was accepted") from error
+            words = f"the mirror of trust {path} cannot be written: {error}; nothing was accepted"
+            raise StoreUnwritable(words) from error
         self._generation, self.memory = generation, memory
 
 

@@ -6,6 +6,7 @@ there is worked out from the literal tables and the journal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -344,7 +345,18 @@ class Device:
                 rebooted += Write.COUNT_REBOOT in writes
             assert (attempts, reboots) == (counted, rebooted), f"deployment {key}\n{self.facts()}"
 
-    def require_tidy(self) -> None:
+    def until_tidy(self) -> None:
+        """Wait until the helper threads of an agent that has settled have cleared away what they were still making."""
+
+        def tidy() -> bool:
+            with contextlib.suppress(AssertionError, FileNotFoundError):
+                self.require_tidy(running=True)
+                return True
+            return False
+
+        self._wait(tidy, SETTLE_SECONDS, "a tidy directory")
+
+    def require_tidy(self, *, running: bool = False) -> None:
         """Check that a device that has come to rest keeps nothing half, and nothing without need."""
         releases = self.state / "releases"
         names = {path.name for path in releases.iterdir()}
@@ -355,7 +367,8 @@ class Device:
         for path in (self.state / "blobs").glob("??/*"):
             assert Digest.of(path.read_bytes()).hex == path.name, "half a blob is left"
         known = {"agent.db", "agent.db-wal", "agent.db-shm", "trust.0", "trust.1", "lock", "blobs", "releases"}
-        left = {path.name for path in self.state.iterdir()} - known - {"verifier.lock", "incidents"}
+        known |= {"verifier.lock", "incidents"} | ({"agent.sock"} if running else set())
+        left = {path.name for path in self.state.iterdir()} - known
         assert not left, f"left in the state directory: {left}"
 
     def blob(self, ref: BlobRef) -> Path:

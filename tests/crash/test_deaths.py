@@ -26,6 +26,7 @@ def test_the_third_death_in_probation_rolls_back_and_condemns(device: Make, scen
         assert not one.condemned()
     one.start(announce=announce)
     one.settle(1)
+    one.until_tidy()
     one.stop()
     assert one.condemned() == {scene.digest(2)}
     assert one.rows("select state, attempts from deployment order by id desc limit 1") == [("rolled_back", 3)]
@@ -45,6 +46,7 @@ def test_the_last_reboot_of_the_budget_rolls_back_and_condemns_nobody(device: Ma
         one.write("update deployment set due = 0")  # the waits between reboots grow
     one.start(announce=announce)
     one.settle(1)
+    one.until_tidy()
     one.stop()
     assert not one.condemned()
     rows = one.rows("select state, attempts, reboots from deployment order by id desc limit 1")
@@ -80,6 +82,7 @@ def test_real_workers_die_with_the_agent_and_a_release_runs_again(when: str, dev
     pid = one.start(real=True, announce=announce)
     one.settle(1 if one.condemned() else 2)
     until(lambda: len(workers_of(pid)) == 1, 10, "one worker")
+    one.until_tidy()
     one.stop()
     one.require_sound()
     one.require_tidy()

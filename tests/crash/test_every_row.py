@@ -101,6 +101,7 @@ def _require_settled(one: Device, point: Point, scene: Scene, floors: dict[str, 
     newest = point.announced or point.committed
     one.start(announce=announce)  # the broker keeps it
     one.settle(newest - 1 if _will_be_condemned(one, point, scene, newest) else newest)
+    one.until_tidy()
     one.stop()
     one.require_sound()
     one.require_tidy()
