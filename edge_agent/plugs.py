@@ -42,8 +42,8 @@ class JsonlInput(Input, frozen=True, kw_only=True):
 class SerialInput(Input, frozen=True, kw_only=True):
     """Samples from a serial port: lines (see `CommandInput`), or with `format = "struct"` binary records.
 
-    `path` of a column is then the field's place from 0; `struct` is a format of Python's struct module, `sync` the bytes
-    (in hex) that every record begins with; `checksum` follows each record and covers `sync` and fields.
+    `path` of a column is then the field's place from 0; `struct` is a format of Python's struct module, `sync` the
+    bytes (in hex) that every record begins with; `checksum` follows each record and covers `sync` and fields.
     """
 
     source: Literal["serial"] = "serial"

@@ -1,8 +1,8 @@
 """A release that tries everything, on a real device: what the kernel can deny is denied, what it cannot is named.
 
 The filter reports what it got away with as its output, so that the count comes from outside the agent's code. It does
-nothing unless it is in a worker whose system call filter is on: packing runs a pipeline in the test's own process, whose
-parent it would kill. That the filter is on is looked up in the kernel, and a worker without one fails the test.
+nothing unless it is in a worker whose system call filter is on: packing runs a pipeline in the test's own process, and
+its parent would be killed. That the filter is on is looked up in the kernel, and a worker without one fails the test.
 """
 
 from __future__ import annotations
@@ -54,6 +54,16 @@ def read_first(pattern):
 def write(path):
     with open(path, "wb") as file:
         file.write(b"x")
+
+
+def exhaust():
+    held = []
+    try:
+        for _ in range(300):
+            held.append(os.dup(2))
+    finally:
+        for one in held:
+            os.close(one)
 
 
 def guarded():
@@ -112,7 +122,7 @@ def attempts(agent, state, config):
         "io_uring": lambda: syscall(425, 425, 8, 0),
         "allocate too much": lambda: bytearray(2 << 30),
         "raise its limit": lambda: __import__("resource").setrlimit(9, (1 << 40, 1 << 40)),
-        "open too many files": lambda: [os.dup(2) for _ in range(300)],
+        "open too many files": exhaust,
         "fill the disk": fill,
     }
 
@@ -222,7 +232,7 @@ import socket
 
 class Calls(Filter):
     def predict(self, x):
-        socket.create_connection(("127.0.0.1", 80), 1)
+        socket.socket().close()  # as it may in the author's own process
         return x
 """
     source = fleet.write("calls.py", author.module(body, "Calls()"))
