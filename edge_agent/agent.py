@@ -39,7 +39,7 @@ from edge_agent.update.recovery import open_store
 from edge_agent.update.trust import verify
 from edge_agent.update.updater import Updater
 
-__all__ = ["Agent", "run_rebuilding"]
+__all__ = ["Agent", "event_of", "run_rebuilding"]
 
 log = logging.getLogger(__name__)
 LOOP_SECONDS_MAX = 1.0
@@ -301,16 +301,29 @@ class Agent:
         reasons = (notice.reason,) if notice.reason is not None else ()
         if notice.traceback:
             log.warning("traceback slot=%s\n%s", notice.slot, notice.traceback)
+        stopped = notice.kind is NoticeKind.STOPPED_SERVING
+        if stopped and self._updater.mended(notice.key, now):
+            return
         self._failures.heard(notice, now)
         if notice.kind is NoticeKind.DOUBTED:
             self._failures.second_opinion(notice, self._runtime)
             return
-        if notice.kind is NoticeKind.STOPPED_SERVING:
+        if stopped:
             self._updater.stopped_serving(notice.key, reasons, now)
             return
         alone = self._store.active(notice.slot) is None
-        loaded = EventKind.LOADED_ALONE if alone else EventKind.LOADED
-        self._updater.happen(notice.key, Event(kind=EVENTS.get(notice.kind, loaded), reasons=reasons), now)
+        self._updater.happen(notice.key, event_of(notice, alone=alone), now)
+
+
+def event_of(notice: Notice, *, alone: bool) -> Event:
+    """Return what the data path's news of a candidate means to its deployment; `alone`: no release is active.
+
+    What the environment ended is put off and tried again, later each time: it must condemn nobody (U6).
+    """
+    kind = EVENTS.get(notice.kind, EventKind.LOADED_ALONE if alone else EventKind.LOADED)
+    if notice.failed_by_environment:
+        kind = EventKind.POSTPONED
+    return Event(kind=kind, reasons=(notice.reason,) if notice.reason is not None else ())
 
 
 def run_rebuilding(config: Config) -> None:

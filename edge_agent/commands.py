@@ -18,7 +18,7 @@ from edge_agent.config import Config
 from edge_agent.contract.dsse import Sealed, Signer
 from edge_agent.contract.errors import StoreError, TransportError
 from edge_agent.contract.messages import Topics
-from edge_agent.contract.reports import COMMAND_SECONDS_MAX, Answer, Command, encode, parse
+from edge_agent.contract.reports import COMMAND_SECONDS_MAX, COMMANDS, Answer, Command, encode, parse
 from edge_agent.contract.verification import Operator
 from edge_agent.transport.client import Client
 from edge_agent.update.store import Store
@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 INBOX_MAX = 16
 WHY_MAX, WORDS_MAX = 300, 1_000
 # What is asked of the updater through the store, like a request by `edge-agent`, and what it is about.
-REQUESTS = {"rollback": ("SLOT",), "retry": ("SLOT", "RELEASE"), "hold": ("SLOT", "SECONDS|off")}
-TYPES: Mapping[str, tuple[str, ...]] = {"ping": (), "report": (), **REQUESTS}
+REQUESTS = {kind: arguments for kind, arguments in COMMANDS.items() if arguments}
 
 
 def refusal(
@@ -65,7 +64,7 @@ def refusal(
         return f"out of scope: {command.issuer} may send {', '.join(operator.scope) or 'nothing'}"
     if command.type not in allowed:
         return f"not allowed: this device takes {', '.join(allowed) or 'no command'} ([commands] allow)"
-    wanted = TYPES.get(command.type)
+    wanted = COMMANDS.get(command.type)
     if wanted is None:
         return "unknown: this agent cannot do that"
     if len(command.arguments) != len(wanted):

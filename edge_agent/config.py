@@ -8,9 +8,7 @@ are relative to the configuration file.
 from __future__ import annotations
 
 import math
-import re
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,26 +16,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edge_agent.confinement import sandbox_faults, worker_limit_faults
-from edge_agent.contract.dtypes import has_unit, is_scaled
 from edge_agent.contract.errors import ConfigError
 from edge_agent.faults import condition_faults, limit_faults, window_faults
 from edge_agent.health_limits import health_faults, incident_faults
-from edge_agent.plug_faults import input_faults, output_faults
-from edge_agent.plugs import (
-    CommandInput,
-    CommandOutput,
-    HttpOutput,
-    JsonlInput,
-    JsonlOutput,
-    MetricsInput,
-    ModbusInput,
-    OpcuaInput,
-    SerialInput,
-    SysfsInput,
-)
+from edge_agent.plug_reading import PlugReading
 from edge_agent.sections import (
     COMMAND_TYPES,
-    DEFAULT_PORTS,
     STATE_DIRECTORY,
     Blobs,
     Broker,
@@ -50,20 +34,17 @@ from edge_agent.sections import (
     Device,
     HealthLimits,
     IncidentLimits,
-    Input,
     LocalPolicy,
     MqttInput,
     MqttOutput,
-    Output,
     Sandbox,
-    Section,
     Slot,
     SqliteOutput,
     StoreLimits,
     Timestamp,
     WorkerLimits,
 )
-from edge_agent.tables import Tables, hint, listing
+from edge_agent.tables import hint, listing
 
 __all__ = [
     "STATE_DIRECTORY",
@@ -87,25 +68,6 @@ __all__ = [
 ]
 
 CONFIG_BYTES_MAX = 1024 * 1024
-TOPIC_BYTES_MAX = 65_535
-SOURCES: dict[str, type[Section]] = {
-    "mqtt": MqttInput,
-    "csv": CsvInput,
-    "jsonl": JsonlInput,
-    "serial": SerialInput,
-    "command": CommandInput,
-    "modbus": ModbusInput,
-    "opcua": OpcuaInput,
-    "sysfs": SysfsInput,
-    "metrics": MetricsInput,
-}
-SINKS: dict[str, type[Section]] = {
-    "mqtt": MqttOutput,
-    "sqlite": SqliteOutput,
-    "jsonl": JsonlOutput,
-    "command": CommandOutput,
-    "http": HttpOutput,
-}
 _SECTIONS = {
     "device": "[device] with id and fleet",
     "channel": '[channel.NAME] with root = "1.root.json"',
@@ -113,7 +75,6 @@ _SECTIONS = {
 }
 _OPTIONAL = ("broker", "store", "commands", "blobs", "incidents", "limits", "sandbox")
 MIRRORS = ("file", "https", "http", "s3", "gs", "az")
-_TABLE = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 
 
 def load(path: Path | str, *, check_files: bool = True) -> Config:
@@ -143,12 +104,11 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-class _Reading(Tables):
+class _Reading(PlugReading):
     """What the keys of this file mean, and which values they may have."""
 
     def __init__(self, directory: Path, *, check_files: bool) -> None:
-        super().__init__(directory)
-        self._check_files = check_files
+        super().__init__(directory, check_files=check_files)
         self._channels: list[str] = []
 
     def config(self, path: Path, tables: dict[str, Any]) -> Config | None:
@@ -160,7 +120,7 @@ class _Reading(Tables):
         channels = tables.get("channel")
         self._channels = list(channels) if isinstance(channels, dict) else []
         device = self._device("device", tables.get("device") or {}) if tables.get("device") else None
-        broker = self._broker("broker", tables["broker"]) if "broker" in tables else None
+        broker = self.broker("broker", tables["broker"]) if "broker" in tables else None
         channel = self._every("channel", tables.get("channel") or {}, self._channel)
         slot = self._every("slot", tables.get("slot") or {}, self._slot)
         store = self._store("store", tables.get("store", {}))
@@ -206,7 +166,7 @@ class _Reading(Tables):
                 self.fault(f"{key}.sources", fault)
         if not (math.isfinite(blobs.bytes_per_second) and blobs.bytes_per_second >= 0):
             self.fault(f"{key}.bytes_per_second", f"{blobs.bytes_per_second} must be positive, or 0 for no limit")
-        self._file(f"{key}.ca", blobs.ca)
+        self.file(f"{key}.ca", blobs.ca)
         return blobs
 
     def _every(self, key: str, table: Any, read: Any) -> dict[str, Any]:
@@ -222,30 +182,10 @@ class _Reading(Tables):
             self.check_name(f"{key}.fleet", "fleet", device.fleet)
         return device
 
-    def _broker(self, key: str, table: Any) -> Broker | None:
-        broker = self.section(key, {"url": table} if isinstance(table, str) else table, Broker)
-        if broker is None:
-            return None
-        fault = _url_fault(broker.url)
-        if fault:
-            self.fault(f"{key}.url", fault)
-            return None
-        if (broker.cert is None) != (broker.key is None):
-            self.fault(f"{key}.{'key' if broker.key is None else 'cert'}", "missing: cert and key go together")
-        if not broker.tls and (broker.ca or broker.cert or broker.key):
-            self.fault(f"{key}.url", "ca, cert and key need an encrypted connection: use mqtts://")
-        if (broker.password_file is not None or broker.credential) and not broker.username:
-            self.fault(f"{key}.username", "missing: a password needs a user name")
-        if broker.password_file is not None and broker.credential:
-            self.fault(f"{key}.credential", "there is a password_file already: leave one of them out")
-        for name in ("ca", "cert", "key", "password_file"):
-            self._file(f"{key}.{name}", getattr(broker, name))
-        return broker
-
     def _channel(self, key: str, table: Any) -> Channel | None:
         channel = self.section(key, table, Channel)
         if channel is not None:
-            self._file(f"{key}.root", channel.root)
+            self.file(f"{key}.root", channel.root)
         return channel
 
     def _commands(self, key: str, table: Any) -> Commands | None:
@@ -257,7 +197,7 @@ class _Reading(Tables):
         return commands
 
     def _slot(self, key: str, table: Any) -> Slot | None:
-        readers = {"input": self._input, "output": self._output, "policy": self._policy, "health": self._health}
+        readers = {"input": self.input, "output": self.output, "policy": self._policy, "health": self._health}
         readers |= {"limits": self._limits}
         slot = self.section(key, table, Slot, readers)
         if slot is not None and slot.channel not in self._channels:
@@ -272,38 +212,32 @@ class _Reading(Tables):
 
     def _store(self, key: str, table: Any) -> StoreLimits | None:
         limits = self.section(key, table, StoreLimits)
-        for name, words in limit_faults(limits) if limits is not None else ():
-            self.fault(f"{key}.{name}", words)
+        self.told(key, limit_faults(limits) if limits is not None else ())
         return limits
 
     def _health(self, key: str, table: Any) -> HealthLimits | None:
         limits = self.section(key, table, HealthLimits)
-        for name, words in health_faults(limits) if limits is not None else ():
-            self.fault(f"{key}.{name}", words)
+        self.told(key, health_faults(limits) if limits is not None else ())
         return limits
 
     def _incidents(self, key: str, table: Any) -> IncidentLimits | None:
         limits = self.section(key, table, IncidentLimits)
-        for name, words in incident_faults(limits) if limits is not None else ():
-            self.fault(f"{key}.{name}", words)
+        self.told(key, incident_faults(limits) if limits is not None else ())
         return limits
 
     def _limits(self, key: str, table: Any) -> WorkerLimits | None:
         limits = self.section(key, table, WorkerLimits)
-        for name, words in worker_limit_faults(limits) if limits is not None else ():
-            self.fault(f"{key}.{name}", words)
+        self.told(key, worker_limit_faults(limits) if limits is not None else ())
         return limits
 
     def _sandbox(self, key: str, table: Any) -> Sandbox | None:
         sandbox = self.section(key, table, Sandbox)
-        for name, words in sandbox_faults(sandbox) if sandbox is not None else ():
-            self.fault(f"{key}.{name}", words)
+        self.told(key, sandbox_faults(sandbox) if sandbox is not None else ())
         return sandbox
 
     def _policy(self, key: str, table: Any) -> LocalPolicy | None:
         policy = self.section(key, table, LocalPolicy, {"require": self._conditions})
-        for name, words in window_faults(policy) if policy is not None else ():
-            self.fault(f"{key}.{name}", words)
+        self.told(key, window_faults(policy) if policy is not None else ())
         return policy
 
     def _conditions(self, key: str, value: Any) -> list[Condition | None]:
@@ -316,102 +250,11 @@ class _Reading(Tables):
                 self.fault(f"{key}[{number}]{name}", words)
         return found
 
-    def _input(self, key: str, table: Any) -> Section | None:
-        kind = self.one_of(key, table, "source", SOURCES)
-        readers = {"columns": self._columns, "timestamp": self.short(Timestamp, "path"), "broker": self._broker}
-        source = self.section(key, table, kind, readers) if kind is not None else None
-        if isinstance(source, MqttInput):
-            self._mqtt(key, source.topic, source.qos, wildcards=True)
-            if not source.columns:
-                self.fault(f"{key}.columns", 'name at least one column: columns = {x = "path.in.payload"}')
-        elif isinstance(source, CsvInput):
-            self._csv(key, source)
-        elif isinstance(source, Input):
-            self._told(key, input_faults(source))
-            self._file(f"{key}.path", getattr(source, "path", None))
-            self._file(f"{key}.password_file", getattr(source, "password_file", None))
-        return source
-
-    def _output(self, key: str, table: Any) -> Section | None:
-        kind = self.one_of(key, table, "sink", SINKS)
-        sink = self.section(key, table, kind, {"broker": self._broker}) if kind is not None else None
-        if isinstance(sink, MqttOutput):
-            self._mqtt(key, sink.topic, sink.qos, wildcards=False)
-        elif isinstance(sink, SqliteOutput) and not _TABLE.fullmatch(sink.table):
-            self.fault(f"{key}.table", f"{sink.table!r} cannot name a table: use up to 63 letters, digits and '_'")
-        if isinstance(sink, Output):
-            self._told(key, output_faults(sink))
-            for name in ("token_file", "ca"):
-                self._file(f"{key}.{name}", getattr(sink, name, None))
-        return sink
-
-    def _told(self, key: str, faults: Iterable[tuple[str, str]]) -> None:
-        for name, words in faults:
-            self.fault(f"{key}.{name}", words)
-
-    def _columns(self, key: str, table: Any) -> dict[str, Any]:
-        columns = self.named(key, table, self.short(Column, "path"))
-        for name, column in columns.items():
-            if isinstance(column, Column):
-                self._column(f"{key}.{name}", column)
-        return columns
-
-    def _column(self, key: str, column: Column) -> None:
-        if not column.path:
-            self.fault(f"{key}.path", "is empty: say where the value lies")
-        if not math.isfinite(column.scale) or column.scale == 0:
-            self.fault(f"{key}.scale", f"{column.scale} must be finite and not 0")
-        if not math.isfinite(column.offset):
-            self.fault(f"{key}.offset", f"{column.offset} must be finite")
-        if (column.scale != 1 or column.offset != 0) and not is_scaled(column.dtype):
-            what = "scale" if column.scale != 1 else "offset"
-            words = ": read it as float64" if has_unit(column.dtype) else ""
-            self.fault(f"{key}.{what}", f"a column of dtype {column.dtype} cannot be scaled or shifted{words}")
-        if column.unit and not has_unit(column.dtype):
-            self.fault(f"{key}.unit", f"a column of dtype {column.dtype} has no unit: leave it out")
-
-    def _mqtt(self, key: str, topic: str, qos: int, *, wildcards: bool) -> None:
-        fault = _topic_fault(topic, wildcards=wildcards)
-        if fault:
-            self.fault(f"{key}.topic", fault)
-        if qos not in (0, 1):
-            self.fault(f"{key}.qos", f"{qos} is not supported: use 0 (at most once) or 1 (at least once)")
-
-    def _csv(self, key: str, source: CsvInput) -> None:
-        if not (math.isfinite(source.speed) and source.speed >= 0):
-            self.fault(f"{key}.speed", f"{source.speed} must be a positive factor, or 0 for as fast as possible")
-        if not (math.isfinite(source.rate_hz) and source.rate_hz >= 0):
-            self.fault(f"{key}.rate_hz", f"{source.rate_hz} must be positive")
-        if type(source.repeat) is int and source.repeat < 1:
-            self.fault(f"{key}.repeat", f"{source.repeat} must be true, or how many times to play the file")
-        if source.timestamp is None and not source.rate_hz:
-            self.fault(f"{key}.timestamp", 'missing: name the column (timestamp = "time"), or give rate_hz')
-        self._file(f"{key}.path", source.path)
-
-    def _file(self, key: str, path: Path | None) -> None:
-        if self._check_files and path is not None and not path.is_file():
-            self.fault(key, f"there is no file {path}")
-
 
 def _with_stream(slot: Slot, stream: str) -> Slot:
     if slot.output.stream:
         return slot
     return msgspec.structs.replace(slot, output=msgspec.structs.replace(slot.output, stream=stream))
-
-
-def _url_fault(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        return f"{url!r} is not a URL: {error}"
-    if parts.scheme not in DEFAULT_PORTS:
-        return f"{url!r} must start with mqtt:// or mqtts://{hint(parts.scheme, DEFAULT_PORTS)}"
-    if parts.username is not None or parts.password is not None:
-        return "must not hold credentials: use username and password_file"
-    if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query or parts.fragment:
-        return f"{url!r} must be {parts.scheme}://host or {parts.scheme}://host:port"
-    return ""
 
 
 def _mirror_fault(url: str) -> str:
@@ -425,18 +268,4 @@ def _mirror_fault(url: str) -> str:
         return "must not hold credentials: they would end in logs"
     if parts.query or parts.fragment or not (parts.path if parts.scheme == "file" else parts.hostname):
         return f"{url!r} must be the root of a mirror: {parts.scheme}://place/path"
-    return ""
-
-
-def _topic_fault(topic: str, *, wildcards: bool) -> str:
-    """What is wrong with a topic (or a topic filter): MQTT 5, section 4.7."""
-    if not topic or "\0" in topic or len(topic.encode()) > TOPIC_BYTES_MAX:
-        return f"{topic[:60]!r} is empty, too long, or holds a NUL"
-    levels = topic.split("/")
-    if not wildcards and re.search("[+#]", topic):
-        return f"{topic[:60]!r} has a wildcard: outputs go to one topic"
-    if any(("+" in level and level != "+") or "#" in level for level in levels[:-1]) or not (
-        levels[-1] in ("+", "#") or not re.search("[+#]", levels[-1])
-    ):
-        return f"{topic[:60]!r} has a wildcard in a wrong place: '+' stands for a whole level, '#' for all that follow"
     return ""

@@ -31,6 +31,7 @@ from edge_agent.doorbell import ring
 from edge_agent.runtime.limits import unmet
 from edge_agent.update.admission import SPACE_RESERVE_BYTES
 from edge_agent.update.clock import clock_doubt
+from edge_agent.update.wholeness import intact
 
 __all__ = ["Check", "doctor", "examine"]
 
@@ -106,7 +107,7 @@ def _configuration(config: Config) -> Iterator[Check]:
     except ConfigError as error:
         yield Check(name="configuration", state="fail", words=str(error), advice="put the files there or name others")
         return
-    yield Check(name="configuration", state="ok", words=f"{config.path}, {len(config.slot)} slots")
+    yield Check(name="configuration", state="ok", words=f"{config.path}, slots: {', '.join(config.slot) or 'none'}")
 
 
 def _roots(config: Config) -> Iterator[Check]:
@@ -145,13 +146,23 @@ def _database(config: Config) -> Iterator[Check]:
     with contextlib.closing(open_store(config)) as store:
         store.check()
         stuck = [name for name in config.slot if store.note(f"stuck/{name}")]
-        running = [one.release for name in config.slot if (one := store.active(name)) is not None]
-    yield Check(name="database", state="ok", words=f"whole; committed: {', '.join(running) or 'nothing'}")
+        active = [one for name in config.slot if (one := store.active(name)) is not None]
+        harmed = [one.release for one in active if not _whole(config, store.manifest(one.digest))]
+    running = ", ".join(one.release for one in active) or "nothing"
+    yield Check(name="database", state="ok", words=f"whole; committed: {running}")
+    for name in harmed:
+        words = f"files of {name} below {config.device.state / 'releases'} are missing or altered"
+        yield Check(name="releases", state="fail", words=words, advice="restart the agent: it lays them out anew")
     for name in stuck:
         words = f"slot {name} is stuck: every permitted release is condemned here"
         yield Check(
             name="releases", state="warn", words=words, advice="push a mended one, or `edge-agent release retry`"
         )
+
+
+def _whole(config: Config, manifest: bytes) -> bool:
+    state = config.device.state
+    return intact(state / "releases", manifest, lambda ref: state / "blobs" / ref.digest.hex[:2] / ref.digest.hex)
 
 
 def _clock(config: Config) -> Iterator[Check]:

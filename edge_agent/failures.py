@@ -61,6 +61,8 @@ class Failures:
         except KeyError:
             return  # called off meanwhile
         state = State.REVERTED if notice.kind is NoticeKind.STOPPED_SERVING else State.ROLLED_BACK
+        if notice.failed_by_environment:
+            state = State.DEFERRED
         limits = self._limits
         frames = frames_of(notice.frames, count=limits.frames, kilobytes=limits.kilobytes, redact=limits.redact)
         self._keep(

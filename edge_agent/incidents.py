@@ -27,6 +27,7 @@ FORMAT = 1
 DIRECTORY = "incidents"
 FILE = "incident.msgpack"
 REPEATED_SECONDS = 600.0
+DEFERRED = "deferred"  # it is tried again for ever, an hour apart in the end
 TEXT_MAX = 16_384
 _READ_BYTES_MAX = 64 << 20
 
@@ -54,10 +55,10 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One failure of one release. `time` is seconds UTC by the device's clock.
 
-    `state` is what became of the release: `rolled_back` or `reverted`. `evidence` is in numbers, `stages` in
-    microseconds. `versions` are the agent's, Python's and the libraries', `profile` the digest of the device's profile.
-    `frames` begin with the one that failed last, if it is known, then go back from the newest. `redacted` columns are
-    not in them.
+    `state` is what became of the release: `rolled_back`, `reverted`, or `deferred` where the environment is to blame.
+    `evidence` is in numbers, `stages` in microseconds. `versions` are the agent's, Python's and the libraries',
+    `profile` the digest of the device's profile. `frames` begin with the one that failed last, if it is known, then go
+    back from the newest. `redacted` columns are not in them.
     """
 
     format: int = FORMAT
@@ -188,7 +189,7 @@ def _repeats(state: Path, last: int, incident: Incident) -> bool:
         incident.state,
         incident.reason.code,
     )
-    return same and 0 <= incident.time - before.time < REPEATED_SECONDS
+    return same and (incident.state == DEFERRED or 0 <= incident.time - before.time < REPEATED_SECONDS)
 
 
 def readable(incident: Incident) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
     running = f"running, pid {found['pid']}, {found['connection']}" if found["running"] else "not running"
     click.echo(f"device {found['device']} of fleet {found['fleet']}: agent {running}")
     for slot in found["slots"]:
-        _print_slot(slot)
+        _print_slot(slot, running=found["running"])
     for name, channel in found["channels"].items():
         _print_channel(name, channel)
     for name, words in found.get("sources", {}).items():
@@ -47,11 +47,13 @@ _TROUBLES = {
 }
 
 
-def _print_slot(slot: dict[str, Any]) -> None:
-    rate = f", {slot.get('samples_per_second', 0.0):g} samples/s" if slot.get("active") else ""
+def _print_slot(slot: dict[str, Any], *, running: bool) -> None:
+    rate = f", {slot.get('samples_per_second', 0.0):g} samples/s" if running and slot.get("active") else ""
     click.echo(f"slot {slot['pipeline']}: runs {slot.get('active') or 'nothing'}{rate}")
     if slot.get("candidate"):
         click.echo(f"  on its way: {slot['candidate']} ({_said(slot['state'])})")
+        if slot.get("probation"):
+            click.echo(f"  probation: {slot['probation']}")
     elif slot.get("last") and slot["last"] != slot.get("active"):
         click.echo(f"  last offered: {slot['last']} ({_said(slot['state'])})")
     if slot.get("due"):

@@ -104,6 +104,7 @@ class Reporter:
             slot["input_faults"] = dict(lane.source.faults.messages)
             slot["output_faults"] = dict(lane.sink.faults.messages)
             slot["input_problem"], slot["output_problem"] = lane.source.problem, lane.sink.problem
+            slot["probation"] = lane.progress(time.monotonic())
         return encode_json(status)
 
     def _publish_report(self, now: float) -> None:

@@ -107,8 +107,8 @@ class Broker(Section, frozen=True, kw_only=True):
 class Blobs(Section, frozen=True, kw_only=True):
     """Where blobs come from, in this order: `mqtt`, or the URL of a mirror (`file`, `https`, `http`, `s3`, `gs`, `az`).
 
-    `ca` is a PEM file that https mirrors are checked against (the system's otherwise). `bytes_per_second` limits what is
-    fetched, 0 is no limit. Without `deltas` blobs are always fetched whole.
+    `ca` is a PEM file that https mirrors are checked against (the system's otherwise). `bytes_per_second` limits what
+    is fetched, 0 is no limit. Without `deltas` blobs are always fetched whole.
     """
 
     sources: list[str] = msgspec.field(default_factory=lambda: ["mqtt"])

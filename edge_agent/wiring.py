@@ -33,6 +33,7 @@ from edge_agent.runtime.sinks import open_sink
 from edge_agent.runtime.sources import open_source
 from edge_agent.runtime.sqlite_sink import last_sequence
 from edge_agent.runtime.supervisor import Supervisor
+from edge_agent.trails import first_sequence, open_trail
 from edge_agent.transport.client import Client, OnMessage, OnState, Will
 from edge_agent.transport.fetcher import Fetcher, Source
 from edge_agent.transport.fetchers import Fetchers
@@ -44,9 +45,6 @@ from edge_agent.transport.unconnected import Nowhere, Unconnected
 from edge_agent.update.ports import SlotSetup
 
 __all__ = ["RuntimePort", "control_client", "lane", "lock_state", "roots", "signer", "slot_setups"]
-
-# Samples counted here start at boot counter x 2^32: above every earlier run, and exact in a JavaScript number.
-BOOT_BITS = 32
 
 
 class RuntimePort:
@@ -89,20 +87,23 @@ class RuntimePort:
 def lane(config: Config, name: str, boot: int, notify: Callable[[Notice], None]) -> Lane:
     """Return the data path of slot `name`, with its source and sink."""
     slot = config.slot[name]
-    source = open_source(config, name, start_sequence=_start_sequence(slot, boot))
-    return Lane(name, slot.output.stream, source, open_sink(config, name), notify, config.incidents.frames)
+    known = _known(slot)
+    # A file may be read again, and is if the file with its results was removed.
+    again = isinstance(slot.input, CsvInput | JsonlInput) and isinstance(slot.output, SqliteOutput | JsonlOutput)
+    trail = open_trail(config, name, anew=again and known is None)
+    start = first_sequence(slot, boot, known, trail)
+    source = open_source(config, name, start_sequence=start, answered=trail.marks if trail is not None else ())
+    return Lane(name, slot.output.stream, source, open_sink(config, name), notify, config.incidents.frames, trail)
 
 
-def _start_sequence(slot: Slot, boot: int) -> int:
-    """Return the first sample number of this run; what is counted here never repeats an earlier run's."""
-    output, source = slot.output, slot.input
-    known = None
+def _known(slot: Slot) -> int | None:
+    """Return the newest sample number that the output has, None where it has none or cannot tell."""
+    output = slot.output
     if isinstance(output, SqliteOutput):
-        known = last_sequence(output.path, output.table, output.stream)
-    elif isinstance(output, JsonlOutput):
-        known = jsonl_sink.last_sequence(output.path, output.stream)
-    counted = not isinstance(source, CsvInput | JsonlInput) and not source.sequence
-    return max(known + 1 if known is not None else 0, boot << BOOT_BITS if counted else 0)
+        return last_sequence(output.path, output.table, output.stream)
+    if isinstance(output, JsonlOutput):
+        return jsonl_sink.last_sequence(output.path, output.stream)
+    return None
 
 
 def control_client(config: Config, on_message: OnMessage, on_state: OnState) -> Client:

@@ -23,7 +23,7 @@ from publisher.broker_config import YOURS, BrokerSetup, access_list, configurati
 from publisher.config import FILE_NAME, Home, quoted
 from publisher.whole_file import CLOSED, OPEN, differs, write_whole
 
-__all__ = ["Written", "access_lines", "is_used", "planned", "refresh", "setup_of", "use", "write"]
+__all__ = ["Written", "access_lines", "certify_publisher", "is_used", "planned", "refresh", "setup_of", "use", "write"]
 
 _ACCESS = {"ca": "ca/ca.pem", "cert": "ca/publisher.pem", "key": "ca/publisher.key"}
 RENEW_SECONDS = 60 * 86_400
@@ -98,7 +98,7 @@ def write(
         changed = _write_changed(out, {"mosquitto.conf": configuration(home.fleet, setup).encode()})
         certified = [
             *_server(out, setup, authority, now),
-            *_client(home.path / "ca", authority, now),
+            *certify_publisher(home, authority, now),
         ]
         changed += refresh(home.fleet, setup, authority.pem, revocation_list, barred)
     except OSError as error:
@@ -185,7 +185,9 @@ def _server(out: Path, setup: BrokerSetup, authority: Authority, now: float) -> 
     return [f"broker.pem for {', '.join(setup.hosts)}, good for {DAYS} days"]
 
 
-def _client(directory: Path, authority: Authority, now: float) -> list[str]:
+def certify_publisher(home: Home, authority: Authority, now: float) -> list[str]:
+    """Make this workstation's own key and certificate for the broker, unless it has good ones; return what is new."""
+    directory = home.path / "ca"
     cert, key = directory / "publisher.pem", directory / "publisher.key"
     if _good(cert, key, authority, now):
         return []

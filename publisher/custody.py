@@ -19,6 +19,7 @@ from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from edge_agent.contract.errors import AuthorError, ConfigError, TransportError
 from edge_agent.contract.manifest import check_name
+from edge_agent.contract.reports import COMMANDS
 from publisher.config import Home, load_home
 from publisher.contention import rebased
 from publisher.desk import Progress, signer
@@ -176,6 +177,8 @@ def add_key(
         raise ConfigError(f"--command is an operator's: role {role} has no scope")
     if role == OPERATOR and threshold is not None:
         raise ConfigError("operators sign alone: leave --threshold out")
+    if unknown := sorted({*scope} - {*COMMANDS}):
+        raise ConfigError(f"unknown command {unknown[0]!r}: there are {', '.join(COMMANDS)}")
     place, secret = _ready(who, channel)
     require_threshold(role, threshold, len(place.roles().keys_of(role)) + 1 if role != OPERATOR else 1)
     title, key = _key(who, place, role, name, public, secret)
@@ -285,10 +288,12 @@ def _new_name(keys: KeyStore, channel: Channel, role: str) -> str:
 
 def _chosen(channel: Channel, role: str, name: str) -> str:
     check_role(role)
-    roles = channel.roles()
-    held = list(roles.keys_of(role))
+    held = (roles := channel.roles()).keys_of(role)
     if not name and len(held) == 1:
-        return held[0]
+        return next(iter(held))
+    if not name:
+        listed = ", ".join(name_of(key, key_name(channel.name, role)) for key in held.values())
+        raise ConfigError(f"role {role} of channel {channel.name} has {len(held)} keys: say which, of {listed}")
     return found_key(roles, channel.name, role, name)
 
 

@@ -67,13 +67,17 @@ class KeyStore:
         self.directories = (self.directory, *(Path(one) for one in others))
 
     def create(self, names: Sequence[str], passphrase: str) -> None:
-        """Make a new Ed25519 key for each name. Raises `AuthorError`, and then makes none, if one exists already."""
+        """Make a new Ed25519 key for each name.
+
+        Raises `AuthorError`, and then makes none, if one exists already or the passphrase opens none that is here.
+        """
         if not passphrase:
             raise AuthorError("an empty passphrase does not protect a signing key: choose one")
         for name in names:
             if self._path(name).exists():
                 raise AuthorError(f"key {name} exists in {self.directory} and is never overwritten: use another name")
         self._prepare()
+        self._require_passphrase(passphrase)
         for name in names:
             if not self._keep(self._path(name), _encrypt(Ed25519PrivateKey.generate(), passphrase)):
                 raise AuthorError(f"key {name} was made by someone else just now in {self.directory}: run it again")
@@ -103,11 +107,27 @@ class KeyStore:
             data, place = os.environ.get(variable(name), "").encode()[:_KEY_BYTES_MAX], f"${variable(name)}"
         if not data and path is None:
             places = ", ".join(map(str, self.directories))
-            raise AuthorError(f"no key {name} in {places}: this workstation may not sign that; ask its holder")
-        try:
-            return load_pem_private_key(data, passphrase.encode())
-        except (ValueError, TypeError):
-            raise AuthorError(f"wrong passphrase for key {name} (or {place} is damaged)") from None
+            raise AuthorError(
+                f"no key {name} in {places}, nor in ${variable(name)}: "
+                "this workstation may not sign that; ask its holder"
+            )
+        return _opened(name, data, place, passphrase)
+
+    def _require_passphrase(self, passphrase: str) -> None:
+        """Raise `AuthorError` if there are keys in `directory` and the passphrase opens none of them.
+
+        Before a new key is made: one that a mistyped passphrase protects is as good as lost.
+        """
+        fault = None
+        for path in sorted(self.directory.glob("*.pem")):
+            try:
+                _opened(path.stem, self._read(path), str(path), passphrase)
+            except AuthorError as error:
+                fault = fault or error
+            else:
+                return
+        if fault is not None:
+            raise fault
 
     def pin(self, channel: str, root: bytes) -> bytes:
         """Remember the first root of a channel; return the one that was pinned first."""
@@ -178,6 +198,13 @@ class KeyStore:
         except OSError as error:
             raise AuthorError(f"{path} cannot be written: {error.strerror}") from None
         return True
+
+
+def _opened(name: str, data: bytes, place: str, passphrase: str) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(data, passphrase.encode())
+    except (ValueError, TypeError):
+        raise AuthorError(f"wrong passphrase for key {name} (or {place} is damaged)") from None
 
 
 # --- public halves ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -26,9 +27,13 @@ from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import Topics, decode_envelope
 from edge_agent.transport.client import Client
 from edge_agent.transport.puller import Puller
+from publisher.authority import KEY_NAME, Authority
+from publisher.broker_directory import certify_publisher
 from publisher.chronicle import trusted
 from publisher.collection import offered_manifests
 from publisher.config import HOME_NAME, Home, chosen_home, load_home
+from publisher.keys import KeyStore
+from publisher.passphrase import Passphrase, ask
 from publisher.publication import Publication, Shelf
 from publisher.record import Record, blob_path
 from publisher.repository import Channel
@@ -61,12 +66,19 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def restore(
-    file: str | Path, *, home: str | Path | None = None, offline: bool = False, adopt: bool = False
+    file: str | Path,
+    *,
+    home: str | Path | None = None,
+    offline: bool = False,
+    adopt: bool = False,
+    passphrase: Passphrase = ask,
 ) -> Restored:
     """Restore a backup into a new home (`$FIELDCAST_HOME`, or `.fieldcast` here) and into the record that it names.
 
     `offline` does not ask the broker whether it announces a newer history (every push asks it again). `adopt` takes
-    that over. Raises `ConfigError` for the file and the place, `AuthorError` for a history that is not this one.
+    that over. A backup never holds the key by which the workstation gets into the broker: with the authority's, which
+    `passphrase` opens, a new one is made and certified. Raises `ConfigError` for the file and the place, `AuthorError`
+    for a history that is not this one.
     """
     source = Path(file)
     target = chosen_home(home) or Path(HOME_NAME).absolute()
@@ -83,6 +95,7 @@ def restore(
         place = load_home(building / "home")
         staged = Record(building / "record")
         _require_trust(place, staged, index)
+        _let_in(place, passphrase)
         adopted, missing = ([], []) if offline else _meet_broker(place, staged, adopt)
         location = _settle(place, staged, building, target)
     finally:
@@ -192,6 +205,15 @@ def _require_trust(place: Home, staged: Record, index: Index) -> None:
         raise ConfigError(f"the backup says fleet {index.fleet}, its configuration another: nothing was changed")
     for name in place.channels:
         trusted(Channel(staged, place.fleet, name), place)
+
+
+def _let_in(place: Home, passphrase: Passphrase) -> None:
+    """Make the workstation a new key for the broker, if its own stayed behind and the authority's is here."""
+    access = place.file(place.broker.key)
+    if access is None or access.exists() or not KeyStore(place.keys).has(KEY_NAME):
+        return
+    now, secret = time.time(), passphrase if isinstance(passphrase, str) else passphrase()
+    certify_publisher(place, Authority.open(place, secret, now), now)
 
 
 def _meet_broker(place: Home, staged: Record, adopt: bool) -> tuple[list[str], list[str]]:

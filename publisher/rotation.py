@@ -43,9 +43,17 @@ def with_key(roles: Roles, role: str, key: Key, threshold: int | None = None) ->
     """Return a copy in which `key` may sign `role` too. Raises `AuthorError` if it may already."""
     if key.keyid in roles.authorised(role).keyids:
         raise AuthorError(f"that key is in force for role {role} already, as {name_of(key, key.keyid[:12])}")
+    _require_unshared(roles, key)
     fresh = copy.deepcopy(roles)
     _owner(fresh, role).add_key(key, role)
     return _with_threshold(fresh, role, threshold)
+
+
+def _require_unshared(roles: Roles, key: Key) -> None:
+    """Refuse a key of another role of the channel: whoever steals one of them would have both (T2)."""
+    for role in ROLES:
+        if key.keyid in roles.authorised(role).keyids:
+            raise AuthorError(f"that key is in force for role {role} of this channel: give each role keys of its own")
 
 
 def without_key(roles: Roles, role: str, keyid: str, threshold: int | None = None) -> Roles:
@@ -113,7 +121,8 @@ def _with_threshold(roles: Roles, role: str, threshold: int | None) -> Roles:
     if threshold is not None:
         entry.threshold = threshold
     if not 1 <= len(entry.keyids) <= KEYS_MAX:
-        raise AuthorError(f"role {role} would have {len(entry.keyids)} keys: 1 to {KEYS_MAX} are possible")
+        advice = "add another one first, or rotate it" if not entry.keyids else "revoke one first"
+        raise AuthorError(f"role {role} would have {len(entry.keyids)} keys, and may have 1 to {KEYS_MAX}: {advice}")
     require_threshold(role, entry.threshold, len(entry.keyids))
     return roles
 
@@ -147,6 +156,7 @@ def with_operator(roles: Roles, name: str, key: Key, scope: list[str]) -> Roles:
     listed = operators_of(roles)
     if any(one.name == name or one.keyid == key.keyid for one in listed):
         raise AuthorError(f"operator {name}, or that key, is listed already: revoke it first")
+    _require_unshared(roles, key)
     if len(listed) >= OPERATORS_MAX:
         raise AuthorError(f"{OPERATORS_MAX} operators are listed, which is the most: revoke one first")
     new = Operator(name=name, keyid=key.keyid, public=public_bytes(key).hex(), scope=scope)

@@ -108,7 +108,9 @@ def missing(channel: str, role: str, places: list[Seat], signatures: Mapping[str
         if place.lacks(signatures):
             waiting = [key for keyid, key in place.keys.items() if keyid not in signatures]
             parts.append(f"{place.lacks(signatures)} more of {names(channel, role, waiting)}")
-    return f"{role}: {' and '.join(dict.fromkeys(parts))}" if parts else ""
+    if len(set(parts)) == 2:  # one signature may count in both
+        return f"{role}: of the keys until now {parts[0]}, and of those from now on {parts[1]}"
+    return f"{role}: {parts[0]}" if parts else ""
 
 
 def names(channel: str, role: str, keys: list[Key]) -> str:

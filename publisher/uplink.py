@@ -32,7 +32,10 @@ CONNECT_SECONDS = 10.0
 SEND_SECONDS = 60.0
 RETAINED_SECONDS = 1.5
 ANNOUNCEMENTS_MAX = 32
-_OTHER_RECORD = "somebody pushed from another record; use theirs, or restore this one from its backup"
+_OTHER_RECORD = (
+    "somebody pushed from another record; use theirs, or restore this one from its backup. If it was a thief of its "
+    "keys: `publisher key rotate {channel} snapshot`"
+)
 
 
 @contextmanager
@@ -89,7 +92,7 @@ class Uplink:
         if theirs > ours or (theirs == ours and _timestamp(announced) != _timestamp(mine)):
             raise AuthorError(
                 f"the broker announces state {theirs[1]} of channel {self._channel.name}, the record "
-                f"{self._channel.record.location} only has {ours[1]}: {advice}"
+                f"{self._channel.record.location} only has {ours[1]}: {advice.format(channel=self._channel.name)}"
             )
 
     def announced(self) -> Verified | None:

@@ -20,9 +20,21 @@ def write_whole(path: Path, content: bytes, mode: int = OPEN) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(mode)
+        if os.geteuid() == 0:
+            _hand_over(Path(temporary), path)
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _hand_over(made: Path, path: Path) -> None:
+    """Give a file that root made to the owner of what it replaces, else of its directory.
+
+    A broker that gave up root's rights must be able to read its access list after a revocation: mosquitto 2.0.11, told
+    to read again what it may not read, goes on without the revocation and crashes later.
+    """
+    owner = path.stat() if path.exists() else path.parent.stat()
+    os.chown(made, owner.st_uid, owner.st_gid)
 
 
 def differs(path: Path, content: bytes) -> bool:

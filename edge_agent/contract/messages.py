@@ -73,7 +73,7 @@ class Topics:
         return f"{self._root}/blob/{digest.hex}/ways"
 
     def every_blob(self, leaf: str) -> str:
-        """The filter that matches `leaf` (`0`, the first chunk; `ways`) of every blob: brokers may leave some out (M2)."""
+        """The filter that matches `leaf` (`0`, the first chunk; `ways`) of every blob; brokers leave some out (M2)."""
         return f"{self._root}/blob/+/{leaf}"
 
     def blob_of(self, topic: str) -> Digest:

@@ -6,6 +6,7 @@ signature beside it, see `dsse`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,6 +38,14 @@ __all__ = [
 ]
 
 COMMAND_SECONDS_MAX = 300
+# What a device may be asked, and the arguments of each.
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "ping": (),
+    "report": (),
+    "rollback": ("SLOT",),
+    "retry": ("SLOT", "RELEASE"),
+    "hold": ("SLOT", "SECONDS|off"),
+}
 _WORDS_MAX = 2_000
 _ARGUMENTS_MAX = 8
 _NUMBER_MAX = 2**53  # exact as a float too: SQLite facts and JavaScript hold it
@@ -50,7 +59,8 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     the agent started: `samples`, `outputs`, `errors`, `dropped`. `due` ends a postponement (seconds UTC). `pinned` is
     the release that an operator pinned the slot to. `held`: an operator holds updates. `stuck`: every permitted release
     is condemned here, and what runs goes on. `incident` is the number of the slot's last incident, 0 without one.
-    `sandbox` says of each layer of the worker's sandbox what came of it: `applied …`, `refused: why`, `not covered: why`.
+    `sandbox` says of each layer of the worker's sandbox what came of it: `applied …`, `refused: why`, `not covered:
+    why`.
     """
 
     pipeline: str

@@ -85,7 +85,7 @@ class CommandSink:
                 self._start(now)
             return
         self._confirm()
-        if events & (select.POLLERR | select.POLLHUP):
+        if events & (select.POLLERR | select.POLLHUP) or self._program.over:
             self._lost(now)
         else:
             self._write(now)

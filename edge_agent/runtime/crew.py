@@ -56,6 +56,11 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     stages: dict[str, int] = {}
     frames: list[Any] = []
 
+    @property
+    def failed_by_environment(self) -> bool:
+        """Whether a candidate was ended for what the device is to blame for: it condemns nobody (U6)."""
+        return self.kind is NoticeKind.FAILED and self.reason is not None and self.reason.blame is Blame.ENVIRONMENT
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the lane needs to know of a release: files, columns, policy, and how many past samples warm it up."""

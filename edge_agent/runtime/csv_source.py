@@ -88,9 +88,7 @@ class CsvSource:
 
     problem = ""
 
-    def __init__(
-        self, config: CsvInput | JsonlInput, *, start_sequence: int = 0, table: Table | None = None
-    ) -> None:
+    def __init__(self, config: CsvInput | JsonlInput, *, start_sequence: int = 0, table: Table | None = None) -> None:
         self._table = table or CsvTable(config)  # type: ignore[arg-type]
         self.columns = self._table.columns
         self.faults = Faults()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.contract.manifest import HealthPolicy
-from edge_agent.runtime.sequential import Growth, Trials
+from edge_agent.runtime.sequential import RISES, WARM_UP_BLOCKS, Growth, Trials
 
 __all__ = ["LATENCY_BLOCK", "SLOWER_MICROS", "Evidence", "Outcome"]
 
@@ -19,6 +19,8 @@ LATENCY_BLOCK = 8
 # As much slower as the old worker waits before it steps in: less harms nobody.
 SLOWER_MICROS = 50_000
 READINGS = 3
+# Of memory in a probation: two more than a leak needs to show, as readings come a little late.
+BLOCKS = WARM_UP_BLOCKS + RISES + 2
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +88,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def begin(cls, policy: HealthPolicy, now: float, history: int = 0) -> Evidence:
         """Return no evidence yet."""
-        blocks = max(policy.probation_seconds, 0.6) / 12
+        blocks = max(policy.probation_seconds, 0.6) / BLOCKS
         return cls(since=now, policy=policy, history=history, growth=Growth(blocks))
 
     def go_on(self, now: float) -> Evidence:

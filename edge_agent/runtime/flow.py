@@ -11,14 +11,17 @@ import logging
 from collections import Counter, deque
 
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
+from edge_agent.runtime.backlog import LAG_MAX, Backlog
 from edge_agent.runtime.crew import Crew
-from edge_agent.runtime.history import History
+from edge_agent.runtime.handover import Handover
+from edge_agent.runtime.history import History, joined
 from edge_agent.runtime.member import WARM_BATCHES_MAX, Answer, Batch, Member, failure_of
-from edge_agent.runtime.outlet import Outlet
+from edge_agent.runtime.outlet import Outlet, starts_anew
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.sinks import Sink
 from edge_agent.runtime.sources import Source
+from edge_agent.runtime.trail import Trail
 
 __all__ = ["Flow"]
 
@@ -35,7 +38,9 @@ class Flow:
     `recent` are the last batches' samples, for incidents: as many as its `maxlen`, none of them very large.
     """
 
-    def __init__(self, slot: str, stream: str, source: Source, sink: Sink, recent: int = 8) -> None:
+    def __init__(
+        self, slot: str, stream: str, source: Source, sink: Sink, recent: int = 8, trail: Trail | None = None
+    ) -> None:
         self.slot, self.source, self.sink = slot, source, sink
         self.counters: Counter[str] = Counter()
         self.crew = Crew()
@@ -46,12 +51,29 @@ class Flow:
         self._candidate: Member | None = None
         self._second: Member | None = None
         self._probation: Probation | None = None
+        self._handover: Handover | None = None
         self._history = History()
+        self._backlog = Backlog()
         self._inflight: Batch | None = None
         self._retried = False
         self._number = 0
         self._switching = False
         self._boundary = 0.0
+        self._trail, self._passed = trail, 0
+        if trail is not None:
+            self._resume(trail)
+
+    def _resume(self, trail: Trail) -> None:
+        """Go on where an earlier run of the agent was: with its samples as history, and those without safe results."""
+        done, again = trail.resume(tuple(self.source.columns))
+        newest = (-1, -1)
+        for piece in done:
+            if starts_anew(newest, piece, 0):
+                self._history.clear()
+            newest = (piece.sequences[-1], piece.timestamps[-1])
+            self._history.add(piece, trail.total)
+        self._outlet.resume(newest, joined(again))
+        self._passed = trail.safe
 
     def _lost(self, member: Member, reason: Reason | None, now: float, traceback: str = "") -> None:
         """A member is of no use any more, by its own fault; without a reason its end will tell."""
@@ -84,6 +106,9 @@ class Flow:
 
     def _dispatch(self, now: float) -> None:
         serving = self._serving()
+        if self._trail is not None and self._trail.crowded:
+            return  # until the sink has confirmed more
+        again = self._outlet.again > 0
         taken = self._outlet.take(ROWS_MAX) if serving is not None else None
         if serving is None or taken is None:
             return
@@ -92,22 +117,47 @@ class Flow:
             self._history.clear()
         self._number += 1
         self.counters["samples"] += samples.rows
-        batch = Batch(self._number, samples, now)
+        batch = Batch(self._number, samples, now, again=again)
         if samples.bytes <= RECENT_BYTES_MAX:
             self.recent.append(samples)
         self._inflight, self._retried = batch, False
         beside = self._beside()
-        if self._probation is not None:
+        later = beside is not None and self._shown_later(beside, samples)
+        if self._probation is not None and not later:
             self._probation.expect(batch)
         self._give(serving, batch, now)
-        if beside is not None:
+        if beside is not None and not later:
             self._give(beside, batch, now)
+        if self._handover is not None:
+            self._handover.collect(samples)
+
+    def _shown_later(self, beside: Member, samples: Samples) -> bool:
+        """Tell whether a shadowing candidate is shown these samples together with others, once it has answered."""
+        lag = 1 if self._switching else LAG_MAX
+        if self.mode is not Mode.SHADOW or not self._backlog.takes(samples, len(beside.owed), lag):
+            return False
+        self.counters["shown_late"] += samples.rows
+        return True
+
+    def _work_off(self, now: float) -> None:
+        """Show a candidate that is done with all it was given what has come meanwhile."""
+        candidate = self._beside() if self.mode is Mode.SHADOW else None
+        if candidate is None:
+            return
+        if self._backlog.full:
+            words = f"the worker falls behind: {self._backlog.rows} samples wait for it"
+            return self._lost(candidate, self._excused(Reason(code=ReasonCode.BEHIND, message=words), candidate), now)
+        if not candidate.owed and (samples := self._backlog.take()) is not None:
+            self._number += 1
+            self._give(candidate, Batch(self._number, samples, now), now, warm=True)
 
     def _give(self, member: Member, batch: Batch, now: float, *, warm: bool = False) -> None:
         if not self.crew.has(member) or member.owes(batch):
             return
         try:
             member.give(batch, now, warm=warm)
+        except (BrokenPipeError, ConnectionResetError):
+            self._lost(member, None, now)
         except OSError as error:
             self._lost(member, self._excused(failure_of(error), member), now)
         except KeyError as error:
@@ -125,11 +175,15 @@ class Flow:
 
     def _catch_up(self, member: Member, now: float) -> None:
         """Show a fresh worker what came before, then let it compute the batch in flight."""
-        for samples in self._history.batches(ROWS_MAX, WARM_BATCHES_MAX):
-            self._number += 1
-            self._give(member, Batch(self._number, samples, now), now, warm=True)
+        self._history.trim(self.crew.history_rows)
+        self._show(member, self._history, now)
         if self._inflight is not None:
             self._give(member, self._inflight, now)
+
+    def _show(self, member: Member, past: History, now: float) -> None:
+        for samples in past.batches(ROWS_MAX, WARM_BATCHES_MAX):
+            self._number += 1
+            self._give(member, Batch(self._number, samples, now), now, warm=True)
 
     # --- results -------------------------------------------------------------------------------------------------
 
@@ -152,19 +206,34 @@ class Flow:
             self._skip(batch, now)
 
     def _finish(self, batch: Batch, answer: Answer, member: Member, now: float) -> None:
+        self._keep(batch)  # before anything of it leaves: the numbers that results have are not given twice
         probation = self.mode is Mode.LIVE and member is self._candidate
         self._outlet.emit(answer, self.crew.plan(member).output.columns, member.release, probation=probation)
         self._end_batch(batch, now)
 
     def _skip(self, batch: Batch, now: float, *, kept: bool = True) -> None:
         self.counters["skipped"] += batch.rows
+        if kept or batch.again:
+            self._keep(batch)
         self._end_batch(batch, now, kept=kept)
 
     def _end_batch(self, batch: Batch, now: float, *, kept: bool = True) -> None:
         self._inflight, self._boundary = None, now
         if kept:
             self._history.add(batch.samples, self.crew.history_rows)
-        self._outlet.owe(batch.rows)
+        self._outlet.owe(batch.rows, self._passed)
+
+    def _keep(self, batch: Batch) -> None:
+        """Put the batch on the trail, where it is not yet."""
+        if batch.again:
+            self._passed += batch.rows
+        elif self._trail is not None:
+            self._passed = self._trail.append(batch.samples, self.crew.history_rows)
+
+    def _acknowledge(self) -> None:
+        mark = self._outlet.acknowledge()
+        if mark is not None and self._trail is not None:
+            self._trail.confirm(mark)
 
     def _fall_back(self, now: float) -> None:
         batch, old = self._inflight, self._active

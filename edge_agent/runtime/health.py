@@ -58,7 +58,9 @@ def judge(
     if reason is not None:
         return Verdict(VerdictKind.FAILING, reason.message, reason)
     elapsed = now - evidence.since
-    words = f"{evidence.samples} of {samples} samples, {elapsed:.1f} of {seconds:.1f} s"
+    words = f"{evidence.samples} of {samples} samples"
+    if seconds:
+        words += f", {elapsed:.1f} of {seconds:.1f} s"
     environment = trouble or evidence.environment
     if environment:
         found = Reason(code=ReasonCode.ENVIRONMENT, message=environment, blame=Blame.ENVIRONMENT)

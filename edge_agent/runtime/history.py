@@ -6,11 +6,11 @@ It keeps as many as releases ask for, and of texts and the like no more than `BY
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from edge_agent.runtime.samples import Samples
 
-__all__ = ["BYTES_MAX", "History"]
+__all__ = ["BYTES_MAX", "History", "joined"]
 
 BYTES_MAX = 16 << 20
 
@@ -18,15 +18,20 @@ BYTES_MAX = 16 << 20
 class History:
     """The newest samples, at least as many as asked for if they fit, in the pieces they came in."""
 
-    def __init__(self) -> None:
-        self._pieces: deque[Samples] = deque()
-        self._rows = self._bytes = 0
+    def __init__(self, pieces: Iterable[Samples] = ()) -> None:
+        self._pieces: deque[Samples] = deque(pieces)
+        self._rows = sum(piece.rows for piece in self._pieces)
+        self._bytes = sum(map(_bytes, self._pieces))
 
     def add(self, samples: Samples, wanted: int) -> None:
         """Append samples and drop what is not among the last `wanted` rows any more."""
         self._pieces.append(samples)
         self._rows += samples.rows
         self._bytes += _bytes(samples)
+        self.trim(wanted)
+
+    def trim(self, wanted: int) -> None:
+        """Drop what is not among the last `wanted` rows."""
         while self._pieces and (self._rows - self._pieces[0].rows >= wanted or self._bytes > BYTES_MAX):
             oldest = self._pieces.popleft()
             self._rows -= oldest.rows
@@ -39,16 +44,24 @@ class History:
 
     def batches(self, rows_max: int, batches_max: int) -> Iterator[Samples]:
         """Yield all kept samples, joined and cut into pieces of `rows_max` rows, larger ones if those were too many."""
-        if not self._pieces:
+        whole = joined(self._pieces)
+        if whole is None:
             return
-        joined = self._pieces[0].part(0, self._pieces[0].rows)
-        for piece in list(self._pieces)[1:]:
-            joined.sequences.extend(piece.sequences)
-            joined.timestamps.extend(piece.timestamps)
-            joined.values.extend(piece.values)
-        rows_max = max(rows_max, -(-joined.rows // batches_max))
-        for start in range(0, joined.rows, rows_max):
-            yield joined.part(start, min(start + rows_max, joined.rows))
+        rows_max = max(rows_max, -(-whole.rows // batches_max))
+        for start in range(0, whole.rows, rows_max):
+            yield whole.part(start, min(start + rows_max, whole.rows))
+
+
+def joined(pieces: Iterable[Samples]) -> Samples | None:
+    """Return the pieces as one copy without marks, None for none."""
+    whole: Samples | None = None
+    for piece in pieces:
+        if whole is None:
+            whole = Samples.none(piece.columns, piece.dtypes)
+        whole.sequences.extend(piece.sequences)
+        whole.timestamps.extend(piece.timestamps)
+        whole.values.extend(piece.values)
+    return whole
 
 
 def _bytes(samples: Samples) -> int:

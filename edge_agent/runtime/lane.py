@@ -18,8 +18,10 @@ from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.crew import Notice, NoticeKind, Plan
 from edge_agent.runtime.flow import SOFT_SECONDS, SWITCH_SECONDS
+from edge_agent.runtime.handover import Handover
 from edge_agent.runtime.health import Verdict, VerdictKind
-from edge_agent.runtime.member import Answer, Member, failure_of
+from edge_agent.runtime.history import History
+from edge_agent.runtime.member import Answer, Member, Told, Upgraded, failure_of
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.upkeep import Upkeep, refused
 
@@ -56,9 +58,12 @@ class Lane(Upkeep):
 
     def shadow(self, key: int, now: float) -> None:
         """Give the loaded candidate copies of live frames, after warming it with history."""
-        if self._candidate is not None and self._candidate.key == key and self._probation is None:
-            self._enter(Mode.SHADOW, self._candidate, now)
-            self._catch_up(self._candidate, now)
+        candidate = self._candidate
+        if candidate is None or candidate.key != key or self._probation is not None or self._handover is not None:
+            return
+        if not self._takes_over(candidate, now):
+            self._enter(Mode.SHADOW, candidate, now)
+            self._catch_up(candidate, now)
 
     def serve(self, key: int, now: float) -> None:
         """Let the candidate answer, from the next frame boundary on."""
@@ -66,7 +71,7 @@ class Lane(Upkeep):
         if candidate is None or candidate.key != key or self.mode is Mode.LIVE:
             return
         self._switching = True
-        if self._probation is None:
+        if self._probation is None and self._handover is None and not self._takes_over(candidate, now):
             self._catch_up(candidate, now)
         self._switch(now)
 
@@ -97,17 +102,20 @@ class Lane(Upkeep):
         self._active = self._candidate = self._second = self._comparison = None
         self._end_probation()
         self.crew.dismiss(now)
+        if self._trail is not None:
+            self._trail.close()
 
     # --- turns and answers ----------------------------------------------------------------------------------------
 
     def pump(self, now: float) -> None:
         """Do what can be done now: confirm inputs, look at deadlines, move the pointer, send the next batch."""
         self._outlet.flush()
-        self._outlet.acknowledge()
+        self._acknowledge()
         self._deadlines(now)
         if self._inflight is not None:
             self._settle(self._inflight, now)
         self._switch(now)
+        self._work_off(now)
         if self._inflight is None and not (self.draining or self._holding(now)):
             self._dispatch(now)
 
@@ -128,6 +136,10 @@ class Lane(Upkeep):
                 self._lost(member, heard.reason, now, heard.traceback)
             elif isinstance(heard, Answer) and not heard.warm:
                 self._answered(member, heard, now)
+            elif isinstance(heard, Told) and heard.latest:
+                self._told_state(member, heard.states, now)
+            elif isinstance(heard, Upgraded):
+                self._taken_over(member, now)
 
     def _loaded(self, member: Member, loaded: wire.Loaded, now: float) -> None:
         if member is self._candidate:
@@ -146,9 +158,58 @@ class Lane(Upkeep):
         elif member is self._active or member is self._second:
             self._look_after(member, answer, now)
 
+    def progress(self, now: float) -> str:
+        """Say how far the candidate's probation is, empty without one; from any thread."""
+        trial = self._probation
+        return f"{trial.mode.value}, {trial.judge(now, self._trouble).words}" if trial is not None else ""
+
     @property
     def _trouble(self) -> str:
         return self.source.problem or self.sink.problem
+
+    # --- hand-over -----------------------------------------------------------------------------------------------
+
+    def _takes_over(self, candidate: Member, now: float) -> bool:
+        """Begin to hand the active release's state over, if the candidate wants it and there is any.
+
+        The candidate is warmed with all that the active worker was given; then that is asked, behind the same frames.
+        """
+        giver = self._active
+        if candidate.loaded is None or not candidate.loaded.upgrades or giver is None or giver.loaded is None:
+            return False
+        self._history.trim(self.crew.history_rows)
+        self._show(candidate, self._history, now)
+        if self._inflight is not None:
+            self._show(candidate, History([self._inflight.samples]), now)
+        if candidate is self._candidate:  # it may have fallen behind already
+            self._handover = Handover(giver, candidate, now)
+            giver.ask(self._handover.stages)
+        return True
+
+    def _told_state(self, member: Member, states: wire.States, now: float) -> None:
+        handover = self._handover
+        if handover is None or member is not handover.giver or not handover.asking:
+            return
+        handover.asking = False
+        if states.failure:
+            words = f"the state of {member.release} cannot be handed over: {states.failure}"
+            return self._condemn(handover.taker, Reason(code=ReasonCode.START, message=words), now)
+        wanted = {name: state for name, state in states.stages.items() if name in handover.stages}
+        if not wanted:
+            return self._taken_over(handover.taker, now)
+        handover.taker.hand_over(wire.States(stages=wanted))
+        return None
+
+    def _taken_over(self, member: Member, now: float) -> None:
+        """Show the candidate what came since; from here on it is like any other."""
+        handover = self._handover
+        if handover is None or member is not handover.taker:
+            return
+        self._handover = None
+        log.info("taken over slot=%s release=%s from=%s", self.slot, member.release, handover.giver.release)
+        self._show(member, History(handover.since), now)
+        if not self._switching and member is self._candidate:  # else it serves at once, or is gone
+            self._enter(Mode.SHADOW, member, now)
 
     # --- probation -----------------------------------------------------------------------------------------------
 
@@ -160,12 +221,21 @@ class Lane(Upkeep):
         )
 
     def _end_probation(self) -> None:
-        self._probation, self._switching = None, False
+        self._probation, self._switching, self._handover = None, False, None
+        self._backlog.clear()
 
     def _switch(self, now: float) -> None:
-        """Move the pointer at a frame boundary, or when nobody serves, once the candidate answered all it was given."""
+        """Move the pointer at a frame boundary, or when nobody serves, once the candidate has answered all there was.
+
+        One that is never quite done, since it takes longer than from one sample to the next, has little to do then.
+        """
         candidate, between = self._candidate, self._inflight is None or self._serving() is None
-        if not self._switching or not between or candidate is None or candidate.owed:
+        due = self._backlog.due
+        if not self._switching or not between or candidate is None or candidate.owed or self._handover is not None:
+            return
+        if due:
+            self._work_off(now)
+        if self._backlog or candidate is not self._candidate:
             return
         self._switching = False
         self._enter(Mode.LIVE, candidate, now)
@@ -213,6 +283,9 @@ class Lane(Upkeep):
     def _deadlines(self, now: float) -> None:
         for member, reason in self.crew.overdue(now):
             self._lost(member, reason, now)
+        handover = self._handover
+        if handover is not None and (why := handover.failure(now, giving=self.crew.has(handover.giver))) is not None:
+            self._condemn(handover.taker, why, now)
         if self._probation is not None:
             if self._probation.decided_by_time(now, self._trouble):
                 self._decide(self._probation.judge(now, self._trouble), now)
@@ -225,7 +298,7 @@ class Lane(Upkeep):
 
     def wake_at(self, now: float) -> float | None:
         """Return when `pump` must be called again even if nothing happens (monotonic seconds)."""
-        times = [self.crew.wake_at(now)]
+        times = [self.crew.wake_at(now), self._handover.due if self._handover is not None else None]
         if self._probation is not None:
             times.append(now + 0.1)
         if self._inflight is not None and self.mode is Mode.LIVE:
@@ -253,8 +326,8 @@ class Lane(Upkeep):
         self.counters["crashes"] += 1
         log.warning("active worker lost slot=%s release=%s reason=%s", self.slot, member.release, reason)
         words = self.crew.mourn(member, reason, now)
-        if self._inflight is not None and self.mode is not Mode.LIVE:
-            self._retry_or_skip(self._inflight, now)
+        if self._inflight is not None and self.mode is not Mode.LIVE and member.loaded is not None:
+            self._retry_or_skip(self._inflight, now)  # who never loaded has not seen it
         if words and reason.code is not ReasonCode.SANDBOX:  # no earlier release is kept any better
             why = msgspec.structs.replace(reason, message=words)
             self._tell(NoticeKind.STOPPED_SERVING, member, words, why, traceback)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -29,7 +29,7 @@ from edge_agent.runtime.limits import DEFAULT, Confinement, Limits, unmet
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind
 
-__all__ = ["WARM_BATCHES_MAX", "WORKER", "Answer", "Batch", "Member", "Program", "failure_of"]
+__all__ = ["WARM_BATCHES_MAX", "WORKER", "Answer", "Batch", "Member", "Program", "Told", "Upgraded", "failure_of"]
 
 OUTSTANDING_MAX = 512
 WAITING_BYTES_MAX = 64 << 20  # of texts and the like that the worker's socket does not take yet
@@ -60,10 +60,11 @@ WORKER = Program(("-I", "-P", "-m", "edge_agent.runtime.worker"))
 class Batch:
     """Some samples on their way through, numbered from 1, with the answers given so far by deployment key."""
 
-    __slots__ = ("answers", "number", "samples", "sent_at")
+    __slots__ = ("again", "answers", "number", "samples", "sent_at")
 
-    def __init__(self, number: int, samples: Samples, now: float) -> None:
+    def __init__(self, number: int, samples: Samples, now: float, *, again: bool = False) -> None:
         self.number, self.samples, self.sent_at = number, samples, now
+        self.again = again  # from an earlier run of the agent
         self.answers: dict[int, Answer] = {}
 
     @property
@@ -84,6 +85,22 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     invalid: int = 0
     note: wire.Note = wire.Note()
     failure: wire.Failure | None = None
+
+
+class Told(NamedTuple):
+    """What stages have learned; `latest` if nobody asked again since."""
+
+    states: wire.States
+    latest: bool
+
+
+class Upgraded(NamedTuple):
+    """Every stage took over what it was given."""
+
+
+Heard: TypeAlias = Answer | wire.Loaded | wire.Ready | wire.Failure | Told | Upgraded
+# Beside states there are names and fingerprints.
+_BYTES_MAX = {Kind.STATE: wire.STATES_BYTES_MAX + wire.INLINE_BYTES}
 
 
 class _Owed(NamedTuple):
@@ -117,6 +134,7 @@ class Member:
         self._waiting: deque[tuple[Header, tuple[wire.Part, ...]]] = deque()
         self._waiting_bytes = 0
         self._ready = False
+        self._asked, self._upgrading = 0, False
         self._ended: str | None = None
         self._require, self._launched = confinement.require, None
         limits = msgspec.structs.replace(confinement.limits, release=str(root))
@@ -160,6 +178,22 @@ class Member:
         self.owed.append(_Owed(batch.number, now, max(samples.sequences), warm))
         self._push()
 
+    def ask(self, stages: list[str]) -> None:
+        """Ask what these stages have learned, up to the last batch given; the answer comes in its turn."""
+        self._asked += 1
+        self._queue(Kind.STATE, encode_json(wire.Asked(stages=stages)))
+
+    def hand_over(self, states: wire.States) -> None:
+        """Give what the version before has learned, after everything given so far."""
+        self._upgrading = True
+        self._queue(Kind.UPGRADE, msgspec.msgpack.encode(states))
+
+    def _queue(self, kind: Kind, payload: bytes) -> None:
+        self._waiting_bytes += len(payload)
+        self._waiting.append((Header(kind), (payload,)))
+        with contextlib.suppress(OSError):  # its end of file says it all
+            self._push()
+
     def _push(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._waiting:
@@ -176,7 +210,7 @@ class Member:
         """Return since when the worker may have been at its oldest unanswered batch, None when nothing is owed."""
         return self.owed[0].since if self.owed else None
 
-    def receive(self) -> Answer | wire.Loaded | wire.Ready | wire.Failure | None:
+    def receive(self) -> Heard | None:
         """Return the next message, or None at the end of the worker. Raises `BlockingIOError` when nothing waits.
 
         A message that is none of ours raises `ValueError`: the worker is not to be trusted any further.
@@ -195,8 +229,8 @@ class Member:
         except (msgspec.DecodeError, OSError) as error:  # OSError: gone, or not taking what it must
             raise ValueError(f"unreadable {header.kind.name}: {error}") from None
 
-    def _parse(self, header: Header, payload: memoryview) -> Answer | wire.Loaded | wire.Ready | wire.Failure:
-        if header.kind is not Kind.RESULT and len(payload) > wire.INLINE_BYTES:
+    def _parse(self, header: Header, payload: memoryview) -> Heard:
+        if header.kind is not Kind.RESULT and len(payload) > _BYTES_MAX.get(header.kind, wire.INLINE_BYTES):
             raise ValueError(f"{header.kind.name} of {len(payload)} bytes")
         if header.kind is Kind.READY and not self._ready:
             self._ready = True
@@ -209,6 +243,12 @@ class Member:
         if header.kind is Kind.LOADED and self._ready and self.loaded is None:
             self.loaded = decode_json(payload, wire.Loaded)
             return self.loaded
+        if header.kind is Kind.STATE and self._asked:
+            self._asked -= 1
+            return Told(msgspec.msgpack.decode(payload, type=wire.States), latest=not self._asked)
+        if header.kind is Kind.UPGRADED and self._upgrading:
+            self._upgrading = False
+            return Upgraded()
         if header.kind is Kind.ERROR and header.batch == 0:
             return decode_json(payload, wire.Failure)
         if header.kind not in (Kind.RESULT, Kind.ERROR):

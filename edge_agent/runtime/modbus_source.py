@@ -7,6 +7,7 @@ no: that is counted, and the next read is tried. A sample is never made of a par
 from __future__ import annotations
 
 import importlib
+import logging
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -75,6 +76,8 @@ class _Device:
 
     def __init__(self, config: ModbusInput) -> None:
         client: Any = importlib.import_module("pymodbus.client")
+        # What it logs of every read that fails is told by the source.
+        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
         self._lost: Any = importlib.import_module("pymodbus.exceptions").ModbusException
         self._config = config
         self._requests = requests([column.path for column in config.columns.values()])

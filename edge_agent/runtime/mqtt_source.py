@@ -8,6 +8,9 @@ A broker that resumes a session sends again what it holds as unacknowledged, und
 section 4.4). Messages that are held here already are recognized by identifier and content and become no second sample.
 Some brokers (iotcore) number anew and set no DUP flag: there, what comes first after a resumed session is compared with
 what is held, in order.
+
+What an earlier run of the agent took and has on its trail is recognized in the same way, by what samples are marked
+with: packet identifier and checksum of the payload. (By brokers that set no DUP flag it may come as new samples.)
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict, deque
+from collections.abc import Sequence
+from zlib import crc32
 
 import mqtt5
 
@@ -49,7 +54,8 @@ class MqttSource:
     another subscription must not pour into this one.
 
     `start_sequence` is where counting starts; with sequences from the payload, a redelivered message with a smaller
-    one was answered before a restart and is only acknowledged (`repeats` counts them).
+    one was answered before a restart and is only acknowledged (`repeats` counts them). `answered` are marks of samples
+    that an earlier run took, oldest first.
     """
 
     finished = False
@@ -61,6 +67,7 @@ class MqttSource:
         name: str,
         *,
         start_sequence: int = 0,
+        answered: Sequence[int] = (),
         pending_rows_max: int = PENDING_ROWS_MAX,
         keep_alive_seconds: int = KEEP_ALIVE_SECONDS,
     ) -> None:
@@ -86,6 +93,9 @@ class MqttSource:
         self._awaited: dict[int, _Held] = {}
         self._expected: deque[_Held] = deque()  # the same in order, until the first message that is none of them
         self._answered: OrderedDict[int, int] = OrderedDict()
+        for known in answered[-ANSWERED_MAX:]:
+            self._answered[known & 0xFFFF] = known >> 16
+            self._answered.move_to_end(known & 0xFFFF)
 
     @property
     def rejected(self) -> int:
@@ -154,7 +164,7 @@ class MqttSource:
     def _accept(self, packet: mqtt5.PublishPacket) -> None:
         payload = packet.payload
         packet_id = packet.packet_id or 0
-        content = hash(payload) if packet_id else 0
+        content = crc32(payload) if packet_id else 0
         if packet_id and (
             self._known(packet_id, content) if packet.duplicate else self._renumbered(packet_id, content)
         ):
@@ -175,6 +185,8 @@ class MqttSource:
                 return
             self._waiting.append(sequence, time.time_ns() if timestamp is None else timestamp, values)
             self._bytes += bytes_of(values) if self._layout.dtypes else 0
+            if self._qos:
+                self._waiting.marks.append(content << 16 | packet_id)
             rows = 1
         except BadPayload as bad:
             self.faults.note(bad.kind, f"{packet.topic}: {bad}")

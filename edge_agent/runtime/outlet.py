@@ -15,7 +15,7 @@ from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.sinks import Sink
 from edge_agent.runtime.sources import Source
 
-__all__ = ["Outlet"]
+__all__ = ["Outlet", "starts_anew"]
 
 # Results remembered as sent; one that is older than all of them counts as sent, too.
 REMEMBERED_MAX = 8192
@@ -32,7 +32,15 @@ class Outlet:
         self._newest = (-1, -1)
         self._rest: Samples | None = None
         self._waiting: deque[OutputMessage] = deque()
-        self._unconfirmed: deque[tuple[int, int]] = deque()
+        self._unconfirmed: deque[tuple[int, int, int]] = deque()
+        self.again = 0
+        """How many of the next rows are from an earlier run: the source knows nothing of them."""
+
+    def resume(self, newest: tuple[int, int], again: Samples | None) -> None:
+        """Go on after an earlier run: after sample `newest` (number, timestamp), with samples to be computed again."""
+        self._newest = newest
+        if again is not None:
+            self._rest, self.again = again, again.rows
 
     def take(self, rows_max: int) -> tuple[Samples, bool] | None:
         """Return the next samples if their results will find room, and whether the stream started anew with them."""
@@ -42,8 +50,8 @@ class Outlet:
         samples = self._rest or self._source.take(room)
         if samples is None or samples.rows == 0:
             return None
-        anew = self._starts_anew(samples, 0)
-        end = next((row for row in range(1, samples.rows) if self._starts_anew(samples, row)), samples.rows)
+        anew, most = self._starts_anew(samples, 0), min(samples.rows, room)
+        end = next((row for row in range(1, most) if self._starts_anew(samples, row)), most)
         self._rest = samples.part(end, samples.rows) if end < samples.rows else None
         samples = samples.part(0, end) if self._rest is not None else samples
         self._newest = (samples.sequences[-1], samples.timestamps[-1])
@@ -54,9 +62,8 @@ class Outlet:
         return samples, anew
 
     def _starts_anew(self, samples: Samples, row: int) -> bool:
-        """Numbers that fall while time goes on mean a stream that started anew, not a repetition."""
         before = (samples.sequences[row - 1], samples.timestamps[row - 1]) if row else self._newest
-        return samples.sequences[row] <= before[0] and samples.timestamps[row] > before[1]
+        return starts_anew(before, samples, row)
 
     def emit(self, answer: Answer, columns: list[str], release: str, *, probation: bool) -> None:
         """Take a batch's results, without those that went out already."""
@@ -99,9 +106,14 @@ class Outlet:
         """Whether every result so far is confirmed by the sink."""
         return not self._waiting and self._written <= self._sink.confirmed
 
-    def owe(self, rows: int) -> None:
-        """Note that `rows` taken samples are done with: safe as soon as all results so far are confirmed."""
-        self._unconfirmed.append((self._written, rows))
+    def owe(self, rows: int, mark: int = 0) -> None:
+        """Note that `rows` taken samples are done with: safe as soon as all results so far are confirmed.
+
+        `mark` is what `acknowledge` returns then.
+        """
+        own = min(rows, self.again)
+        self.again -= own
+        self._unconfirmed.append((self._written, rows - own, mark))
 
     def flush(self) -> None:
         """Hand results to the sink as far as it has room: a filter may give more rows than it got."""
@@ -111,8 +123,19 @@ class Outlet:
             for _ in range(room):
                 self._waiting.popleft()
 
-    def acknowledge(self) -> None:
-        """Tell the source what is safe: every result up to there is confirmed by the sink."""
-        confirmed = self._sink.confirmed
+    def acknowledge(self) -> int | None:
+        """Tell the source what is safe: every result up to there is confirmed by the sink. Return the newest mark."""
+        confirmed, mark = self._sink.confirmed, None
         while self._unconfirmed and self._unconfirmed[0][0] <= confirmed:
-            self._source.acknowledge(self._unconfirmed.popleft()[1])
+            _, rows, mark = self._unconfirmed.popleft()
+            if rows:
+                self._source.acknowledge(rows)
+        return mark
+
+
+def starts_anew(before: tuple[int, int], samples: Samples, row: int) -> bool:
+    """Tell whether a stream started anew with this row, after sample `before` (number, timestamp).
+
+    Numbers that fall while time goes on mean that, and no repetition.
+    """
+    return samples.sequences[row] <= before[0] and samples.timestamps[row] > before[1]

@@ -55,6 +55,11 @@ class Program:
         self._ending.append(_Ending(process, now + LOOK_SECONDS, now + LOOK_SECONDS + GRACE_SECONDS))
         return words
 
+    @property
+    def over(self) -> bool:
+        """Whether the process has ended, though what it started may still hold the pipe."""
+        return self._process is not None and _over(self._process) is not None
+
     def tend(self, now: float) -> float | None:
         """Ask and then kill what does not end; return when to look again, or None when nothing is left.
 

@@ -27,10 +27,11 @@ class Samples:
 
     `sequences` and `timestamps` (nanoseconds since 1970, UTC) are `array("q")` of `rows` items, `values` are
     `rows x len(columns)` items, row by row: an `array("d")` without `dtypes`, which means float64 throughout, otherwise
-    a list of cells, whose dtypes these are by column.
+    a list of cells, whose dtypes these are by column. `marks` is empty, or has what the source knows each sample by
+    should it come once more.
     """
 
-    __slots__ = ("columns", "dtypes", "sequences", "timestamps", "values")
+    __slots__ = ("columns", "dtypes", "marks", "sequences", "timestamps", "values")
 
     def __init__(
         self,
@@ -39,12 +40,14 @@ class Samples:
         timestamps: array[int],
         values: Cells,
         dtypes: tuple[str, ...] = (),
+        marks: array[int] | None = None,
     ) -> None:
         self.columns = columns
         self.sequences = sequences
         self.timestamps = timestamps
         self.values = values
         self.dtypes = dtypes
+        self.marks: array[int] = array("q") if marks is None else marks
 
     @classmethod
     def none(cls, columns: tuple[str, ...], dtypes: tuple[str, ...] = ()) -> Samples:
@@ -76,11 +79,12 @@ class Samples:
             self.timestamps[start:stop],
             self.values[start * width : stop * width],
             self.dtypes,
+            self.marks[start:stop],
         )
 
     def drop(self, rows: int) -> None:
         """Forget the oldest `rows`."""
-        del self.sequences[:rows], self.timestamps[:rows], self.values[: rows * len(self.columns)]
+        del self.sequences[:rows], self.timestamps[:rows], self.values[: rows * len(self.columns)], self.marks[:rows]
 
     def select(self, columns: Sequence[str]) -> Cells:
         """Return the values of `columns` in that order, row by row. `KeyError` names a column that is not there.

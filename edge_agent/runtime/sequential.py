@@ -21,7 +21,7 @@ import math
 
 import msgspec
 
-__all__ = ["RISES", "Growth", "Page", "Trials", "log_ratio"]
+__all__ = ["RISES", "WARM_UP_BLOCKS", "Growth", "Page", "Trials", "log_ratio"]
 
 RISES = 10
 WARM_UP_BLOCKS = 2
@@ -103,7 +103,9 @@ class Growth(msgspec.Struct, frozen=True):
         if now < self.until:
             return msgspec.structs.replace(self, lowest=min(self.lowest, reading)) if reading < self.lowest else self
         kept = (*self.minima, self.lowest)[-RISES:] if self.blocks >= WARM_UP_BLOCKS else ()
-        return Growth(self.seconds, now + self.seconds, self.blocks + 1, kept, reading)
+        # On the old raster, or the readings' lateness adds up and no leak shows before the commit.
+        until = max(self.until + self.seconds, now + self.seconds / 2)
+        return Growth(self.seconds, until, self.blocks + 1, kept, reading)
 
     @property
     def leak_kb(self) -> int:

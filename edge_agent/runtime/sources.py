@@ -7,6 +7,7 @@ what it holds. Nothing it gave out is acknowledged upstream before `acknowledge`
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from edge_agent import plugs
@@ -78,14 +79,17 @@ class Source(Protocol):
         ...
 
 
-def open_source(config: Config, slot: str, *, start_sequence: int = 0) -> Source:
+def open_source(config: Config, slot: str, *, start_sequence: int = 0, answered: Sequence[int] = ()) -> Source:
     """Return the source of a slot; it begins with sample `start_sequence` (see the sources for what that means).
+
+    `answered` are the marks of an earlier run's last samples, oldest first: should one come once more it is known.
 
     Raises `ConfigError` when a file lacks what the configuration names, or a package is not installed.
     """
     wanted = config.slot[slot].input
     if isinstance(wanted, MqttInput):
-        return MqttSource(wanted, config.broker_of(wanted), client_name(config, slot), start_sequence=start_sequence)
+        broker, name = config.broker_of(wanted), client_name(config, slot)
+        return MqttSource(wanted, broker, name, start_sequence=start_sequence, answered=answered)
     if isinstance(wanted, CsvInput):
         return CsvSource(wanted, start_sequence=start_sequence)
     if words := missing_extra(wanted):

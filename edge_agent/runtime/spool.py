@@ -84,7 +84,8 @@ class SpoolSink:
         """How many outputs may be written now."""
         if self._spooling:
             return 0 if self._full else PENDING_MAX - len(self._pending)
-        return self._inner.room if self._inner.room > 0 else PENDING_MAX
+        # What the inner sink has goes out at its own pace when the peer is back, so it never has much.
+        return max(0, min(self._inner.room, IN_FLIGHT_MAX - len(self._handed))) if self._inner.room > 0 else PENDING_MAX
 
     @property
     def faults(self) -> Faults:

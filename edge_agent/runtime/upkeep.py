@@ -18,6 +18,7 @@ from edge_agent.runtime.probation import outcome_of
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.sinks import Sink
 from edge_agent.runtime.sources import Source
+from edge_agent.runtime.trail import Trail
 from edge_agent.runtime.watch import Comparison, Watch
 
 __all__ = ["Upkeep", "refused"]
@@ -39,8 +40,9 @@ class Upkeep(Flow):
         sink: Sink,
         notify: Callable[[Notice], None],
         recent: int = 8,
+        trail: Trail | None = None,
     ) -> None:
-        super().__init__(slot, stream, source, sink, recent)
+        super().__init__(slot, stream, source, sink, recent, trail)
         self._notify = notify
         self._told: set[NoticeKind] = set()
         self._watch: tuple[int, Watch] | None = None

@@ -14,6 +14,10 @@ guards against a stray writer. Payloads above `INLINE_BYTES` travel in a memfd p
                           header.invalid counts rows outside the output spec; a WARM batch is answered empty
     ERROR     w -> s      JSON `Failure`: the batch failed (batch > 0), or loading did (batch 0)
     STOP      s -> w      empty: `cleanup()` and exit
+    STATE     s -> w      JSON `Asked`: what have these stages learned, up to the last frame given
+    STATE     w -> s      MessagePack `States`
+    UPGRADE   s -> w      MessagePack `States`: take this over
+    UPGRADED  w -> s      empty: every `upgrade` returned
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from edge_agent.contract.errors import Reason
 __all__ = [
     "HEADER",
     "INLINE_BYTES",
+    "STATES_BYTES_MAX",
+    "Asked",
     "Failure",
     "Flag",
     "Header",
@@ -40,6 +46,7 @@ __all__ = [
     "Loaded",
     "Note",
     "Ready",
+    "States",
     "receive",
     "send",
 ]
@@ -48,6 +55,7 @@ HEADER = struct.Struct("<HBBIQII")  # magic, kind, flags, invalid, batch, rows, 
 MAGIC = 0xFC01
 INLINE_BYTES = 65_536
 Part: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[float]"
+STATES_BYTES_MAX = 1 << 20  # of all stages of a release together
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024  # as much as the sandbox lets a worker write
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 
@@ -62,6 +70,9 @@ class Kind(enum.IntEnum):
     RESULT = 5
     ERROR = 6
     STOP = 7
+    STATE = 8
+    UPGRADE = 9
+    UPGRADED = 10
 
 
 class Flag(enum.IntFlag):
@@ -104,10 +115,30 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """How long loading took, in seconds, and what the self-test showed, in words."""
+    """How long loading took, in seconds, and what the self-test showed, in words.
+
+    `upgrades` names the stages that take over what the version before them has learned (R5).
+    """
 
     load_seconds: float
     self_test: str
+    upgrades: list[str] = []
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The stages whose state is wanted, by name."""
+
+    stages: list[str]
+
+
+class States(msgspec.Struct, frozen=True, kw_only=True):
+    """What stages have learned, by name: their fingerprint and plain data (`edge_agent.sdk.plain`), never a pickle.
+
+    `failure` says in words why it cannot be had.
+    """
+
+    stages: dict[str, tuple[str, bytes]] = {}
+    failure: str = ""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

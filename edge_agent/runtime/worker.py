@@ -24,10 +24,12 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.cells import decode_cells
 from edge_agent.runtime.denial import denial
+from edge_agent.runtime.handing import states_of, take_over, upgrading
 from edge_agent.runtime.launched import LAUNCHED, receive_limits
 from edge_agent.runtime.limits import Limits
 from edge_agent.runtime.meter import Meter, Printed
 from edge_agent.runtime.wire import Flag, Header, Kind
+from edge_agent.runtime.wording import encodable, traceback_of, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +45,6 @@ HEALTH_SECONDS = 1.0
 SAMPLE_SECONDS = 0.1
 # A disk that is full is nobody's fault whom we could name.
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-TRACEBACK_BYTES_MAX = 16_384
 EXACT_MAX = 2**53
 _NONE = Flag.NONE
 
@@ -70,6 +71,10 @@ class Worker:
                 self._answer(header, payload)
             elif header.kind is Kind.LOAD:
                 self._load(decode_json(payload, wire.Load))
+            elif header.kind is Kind.STATE:
+                self._tell_state(decode_json(payload, wire.Asked))
+            elif header.kind is Kind.UPGRADE:
+                self._upgrade(bytes(payload))
             elif header.kind is Kind.STOP:
                 break
             else:
@@ -88,7 +93,8 @@ class Worker:
             words = self._self_test(Path(load.root))
         except Exception as error:  # noqa: BLE001
             return self._fail(0, ReasonCode.SELF_TEST, error)
-        loaded = wire.Loaded(load_seconds=round(time.monotonic() - started, 4), self_test=words)
+        took = round(time.monotonic() - started, 4)
+        loaded = wire.Loaded(load_seconds=took, self_test=words, upgrades=upgrading(self._pipeline))
         self._send(Header(Kind.LOADED), encode_json(loaded))
         return None
 
@@ -110,6 +116,25 @@ class Worker:
         from edge_agent.sdk.selftest import check
 
         return check(twin, data)
+
+    def _tell_state(self, asked: wire.Asked) -> None:
+        """Say what stages have learned so far; that it cannot be said is no failure of this release."""
+        assert self._manifest is not None
+        assert self._pipeline is not None
+        try:
+            states = states_of(self._pipeline, self._manifest, asked.stages)
+        except Exception as error:  # noqa: BLE001 - an author's __getstate__ may raise anything
+            states = wire.States(failure=words_of(error))
+        self._send(Header(Kind.STATE), msgspec.msgpack.encode(states))
+
+    def _upgrade(self, data: bytes) -> None:
+        assert self._pipeline is not None
+        try:
+            take_over(self._pipeline, msgspec.msgpack.decode(data, type=wire.States))
+        except Exception as error:  # noqa: BLE001
+            return self._fail(0, ReasonCode.START, error)
+        self._send(Header(Kind.UPGRADED))
+        return None
 
     def _answer(self, header: Header, payload: memoryview) -> None:
         self._meter.begin()
@@ -137,7 +162,7 @@ class Worker:
         invalid, words = invalid_rows(self._manifest.output, result)
         flags, columns, values = _encode_values(result)
         heads = b"".join(part.tobytes() for part in (result.sequences, result.firsts, result.timestamps))
-        note = encode_json(self._note(_encodable(words[:300]), stages, asked=True))
+        note = encode_json(self._note(encodable(words[:300]), stages, asked=True))
         header = Header(Kind.RESULT, flags, batch, len(result), columns, min(invalid, 0xFFFFFFFF))
         self._send(header, len(note).to_bytes(4, "little"), note, heads, values)
 
@@ -165,20 +190,19 @@ class Worker:
         assert self._pipeline is not None
         if time.monotonic() >= self._health_due:
             self._health_due = time.monotonic() + HEALTH_SECONDS
-            self._vetoed = _encodable((self._pipeline.health() or "")[:300])
+            self._vetoed = encodable((self._pipeline.health() or "")[:300])
         return self._vetoed
 
     def _fail(self, batch: int, code: ReasonCode, error: Exception, flags: Flag = Flag.NONE) -> None:
         stage = str(getattr(error, "stage", ""))
         cause = getattr(error, "original", error)
-        text = "".join(traceback.format_exception(cause))
         environment = isinstance(cause, OSError) and cause.errno in _ENVIRONMENT
         blame = Blame.ENVIRONMENT if environment else Blame.RELEASE
         denied = denial(cause, self._sandbox)
-        message = f"{_words(cause)}: {denied}" if denied else _words(cause)
-        reason = Reason(code=code, message=_encodable(message), where=stage, blame=blame)
+        message = f"{words_of(cause)}: {denied}" if denied else words_of(cause)
+        reason = Reason(code=code, message=message, where=stage, blame=blame)
         note = self._note("", {}) if batch and self._pipeline is not None else wire.Note()
-        failure = wire.Failure(reason=reason, traceback=_encodable(text[-TRACEBACK_BYTES_MAX:]), note=note)
+        failure = wire.Failure(reason=reason, traceback=traceback_of(cause), note=note)
         self._send(Header(Kind.ERROR, flags, batch), encode_json(failure))
 
     def _send(self, header: Header, *parts: bytes) -> None:
@@ -252,19 +276,6 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     return value
-
-
-def _words(error: BaseException) -> str:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - an author's __str__ may fail too
-        text = f"{type(error).__name__} (its text cannot be had)"
-    return _encodable(text[:500])
-
-
-def _encodable(text: str) -> str:
-    """Return the text without lone surrogates, which JSON cannot carry (undecodable file names have them)."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def main(kind: Callable[[socket.socket], Worker] = Worker) -> None:

@@ -86,7 +86,16 @@ class Filter:
         return self
 
     def upgrade(self, old_state: Any, old_fingerprint: str) -> Any:
-        """Take over the state of the version that ran before."""
+        """Take over what the version before has learned on this device's stream; define it to get it (R5).
+
+        Called once, when a release takes over from a running one that has a stage of the same name, after
+        `initialize()` and after the last samples were shown for warming up; `predict` goes on with the very next
+        sample. `old_state` is what the running stage's `__getstate__` returns, or a dict of its attributes that are
+        plain data; `old_fingerprint` says of which version of the class. Replace what warming up left behind. All
+        stages together hand over 1 MB at most. What it raises, or taking more than five seconds, refuses the release,
+        and the old one goes on. Not called for a first release, a stage without state, or a worker that starts anew.
+        May be `async`.
+        """
 
     def files(self) -> dict[str, Path]:
         """Return the parameters that are files, with their absolute paths: they travel as blobs of their own."""

@@ -21,7 +21,7 @@ from edge_agent.sdk import plain
 from edge_agent.sdk.filter import construct, parameters_of
 from edge_agent.sdk.step import settle
 
-__all__ = ["Dumps", "Loads", "capture", "is_pickled", "restore", "undisturbed"]
+__all__ = ["Dumps", "Loads", "capture", "is_pickled", "learned", "restore", "undisturbed"]
 
 _FORMAT = 1
 _PICKLED = 2  # a part of it is a pickle: only a worker may read it
@@ -100,6 +100,24 @@ def restore(target: Any, data: bytes, loads: Loads | None = None) -> None:
             object.__delattr__(target, name)
     for name, value in attributes.items():
         object.__setattr__(target, name, value)
+
+
+def learned(target: Any) -> bytes | None:
+    """Return what a running filter has learned so far, None if it keeps nothing but its parameters: for `upgrade`.
+
+    It is what `__getstate__` returns, or every attribute, parameters included, that is plain data; sessions, handles
+    and the like are left out. Raises `AuthorError` when a class's own `__getstate__` returns what is not plain.
+    """
+    content = _content(target)
+    if getattr(type(target), "__getstate__", None) is getattr(object, "__getstate__", None):
+        content = {name: value for name, value in content.items() if name != _RECORDED and _plain(value)}
+    given = parameters_of(target)
+    if content is None or (isinstance(content, dict) and content.keys() <= {*given, _RECORDED}):
+        return None
+    try:
+        return plain.encode(content, f"{type(target).__qualname__}.__getstate__()")
+    except TypeError as error:
+        raise AuthorError(f"{error}: return plain values") from None
 
 
 def is_pickled(data: bytes) -> bool:

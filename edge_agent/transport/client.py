@@ -304,7 +304,7 @@ class Client:
 
     def _on_connect(self, _: object, __: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
-            self._cause = f"the broker refuses us: {reason}"
+            self._fails(f"the broker refuses us: {reason}")
             return
         self._packet_bytes_max = min(getattr(properties, "MaximumPacketSize", PACKET_BYTES_MAX), PACKET_BYTES_MAX)
         self._drop_oversized()
@@ -328,8 +328,14 @@ class Client:
 
     def _on_connect_fail(self, *_: object) -> None:
         # paho calls this inside its `except OSError`, and passes no cause.
-        self._cause = str(sys.exception() or "connection failed")
+        self._fails(str(sys.exception() or "connection failed"))
         self._keeper.delay_reconnect()
+
+    def _fails(self, cause: str) -> None:
+        """Keep why there is no connection, and log it once: the next hundred attempts fail alike."""
+        if cause != self._cause:
+            log.info("broker_unreachable broker=%s reason=%s", self.address, cause)
+        self._cause = cause
 
     def _on_disconnect(self, _: object, __: object, ___: object, reason: ReasonCode, ____: object) -> None:
         was_connected = self._connected.is_set()
@@ -340,7 +346,7 @@ class Client:
             if time.monotonic() - self._connected_since >= STABLE_SECONDS or self._received_bytes >= USEFUL_BYTES:
                 self._keeper.held()
         elif self._cause == "no answer yet":  # with TLS 1.3 a client learns of its refusal only by being hung up on
-            self._cause = "the broker hung up before it answered; with TLS: is our certificate good and not revoked?"
+            self._fails("the broker hung up before it answered; with TLS: is our certificate good and not revoked?")
         self._keeper.delay_reconnect()
         if was_connected:
             self._tell(False, False)

@@ -7,6 +7,7 @@ One deployer serves all slots, on one thread; each slot goes its own way. What a
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ from edge_agent.update.deployment import (
 )
 from edge_agent.update.effects import Effects
 from edge_agent.update.helper import Helper
-from edge_agent.update.layout import remove_leftovers
+from edge_agent.update.layout import remove_leftovers, retire
 from edge_agent.update.ports import Ports, Runtime, SlotSetup
 from edge_agent.update.store import Pin, Quarantined, Store
+from edge_agent.update.wholeness import intact
 
 __all__ = ["Deployer", "Ports", "Runtime", "SlotSetup"]
 
@@ -231,6 +233,21 @@ class Deployer:
     def stopped_serving(self, key: int, reasons: tuple[Reason, ...], now: float) -> None:
         """A committed release keeps crashing: go back to the one before, if there is one; else it is tried again."""
         self.happen(key, Event(kind=EventKind.FAILED, reasons=reasons), now)
+
+    def mended(self, key: int, now: float) -> bool:
+        """Tell whether the files of a committed release that stopped serving are not whole; lay them out anew then.
+
+        That is the disk's fault (U6): the release is not given up.
+        """
+        deployment = self._store.deployment(key)
+        data = self._store.manifest(deployment.digest)
+        if deployment.state is not State.COMMITTED or intact(self._releases, data, self._ports.blob_path):
+            return False
+        log.error("files of a committed release are not whole slot=%s release=%s", deployment.slot, deployment.release)
+        for path in retire(self._releases, [deployment.digest.hex]):
+            shutil.rmtree(path, ignore_errors=True)
+        self.effects.perform(Effect.RESTORE, deployment, now)
+        return True
 
     def _last_known_good(self, deployment: Deployment, event: Event) -> bool:
         """A committed release with nothing to go back to is never given up, whatever is said of it (U3)."""

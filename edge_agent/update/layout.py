@@ -46,7 +46,7 @@ def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath, proven: 
     """
     digest = Digest.of(manifest_bytes)
     root = release_root(releases, digest)
-    if (root / "manifest.json").exists():
+    if _laid_out(root, manifest_bytes):
         return root
     manifest = parse_manifest(manifest_bytes)
     building = releases / f".{digest.hex}.new"
@@ -56,7 +56,7 @@ def lay_out(releases: Path, manifest_bytes: bytes, blob_path: BlobPath, proven: 
         _fill(building, manifest, blob_path, proven)
         (building / "manifest.json").write_bytes(manifest_bytes)
         _make_durable(building)
-        shutil.rmtree(root, ignore_errors=True)  # without its manifest it is half a release, whoever left it
+        shutil.rmtree(root, ignore_errors=True)  # without its own manifest it is half a release, whoever left it
         building.rename(root)
         _sync_directory(releases)
     except OSError as error:
@@ -101,6 +101,14 @@ def remove_leftovers(releases: Path) -> None:
     """Remove what a power cut left half built or half deleted. Nothing else may be at work below `releases`."""
     for path in releases.glob(".*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _laid_out(root: Path, manifest_bytes: bytes) -> bool:
+    """Tell whether the release is there: its manifest is written last, and a power cut may leave it empty."""
+    try:
+        return (root / "manifest.json").read_bytes() == manifest_bytes
+    except OSError:  # not there, or not to be read: laying it out says what is wrong with the disk
+        return False
 
 
 def _fill(building: Path, manifest: Manifest, blob_path: BlobPath, proven: Proven) -> None:

@@ -40,6 +40,7 @@ class Mender:
         self._store, self._releases, self._ports, self._again = store, releases, ports, again
         self.helpers = {slot: Helper(f"mend {slot}", ports.wake) for slot in slots}
         self.stopping = threading.Event()
+        self._mended_at: dict[int, float] = {}
 
     def restore(self, active: Deployment, now: float) -> None:
         """Run a committed release, or begin to mend it."""
@@ -72,7 +73,10 @@ class Mender:
         self.helpers[active.slot].submit(self._mended, (active.id,), fetch)
 
     def _mended(self, key: int, result: Any, now: float) -> None:
-        self._again(key, now + (MEND_SECONDS if isinstance(result, Exception) else 0.0))
+        # What fetching did not mend the last time is not tried again at once: that would be a loop without a pause.
+        hopeless = now - self._mended_at.get(key, -MEND_SECONDS) < MEND_SECONDS
+        self._mended_at[key] = now
+        self._again(key, now + (MEND_SECONDS if hopeless or isinstance(result, Exception) else 0.0))
 
     def _note(self, active: Deployment, reasons: tuple[Reason, ...], event: str, now: float) -> None:
         """Write down why a committed release does not run, or that it does again."""

@@ -68,8 +68,10 @@ def hold(store: Store, slot: str, argument: str, now: float) -> str:
     what = slot if slot != EVERY_SLOT else "every slot"
     if argument == "off":
         store.clear_hold(slot)
-        left = [one for one in store.holds(slot, now) if one.slot == EVERY_SLOT] if slot != EVERY_SLOT else []
-        return f"{what} is not held any more" + ("; but every slot is: `edge-agent hold --off`" if left else "")
+        if slot == EVERY_SLOT:
+            return "no slot is held any more"
+        left = any(one.slot == EVERY_SLOT for one in store.holds(slot, now))
+        return f"{slot} is not held any more" + ("; but every slot is: `edge-agent hold --off`" if left else "")
     try:
         seconds = float(argument) if argument else 0.0
     except ValueError:

@@ -73,6 +73,7 @@ class Updater:
         self._imports = Imports(store, self._intake.announced)
         self.happen = self._deployer.happen
         self.stopped_serving = self._deployer.stopped_serving
+        self.mended = self._deployer.mended
 
     def start(self, now: float) -> None:
         """Take up work where the store says it was, then look at what is wanted now."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
 
-from publisher.cli import echo_json, home_option, json_option, main
+from publisher.cli import echo_json, home_option, json_option, main, passphrase_option
 
 
 @main.command(short_help="Write home and record into one file.")
@@ -37,12 +38,18 @@ def backup(file: Path, without_keys: bool, home: Path | None, as_json: bool) -> 
 @click.option("--offline", is_flag=True, help="Do not ask the broker whether it announces something newer.")
 @click.option("--adopt", is_flag=True, help="Go on from what the broker announces, if that is newer.")
 @home_option
+@passphrase_option
 @json_option
-def restore(file: Path, offline: bool, adopt: bool, home: Path | None, as_json: bool) -> None:
+def restore(
+    file: Path, offline: bool, adopt: bool, home: Path | None, passphrase_file: Path | None, as_json: bool
+) -> None:
     """Restore FILE.tar into a new home, after checking all of it and that the broker announces nothing newer."""
     from publisher import restoration
+    from publisher.passphrase import ask
 
-    found = restoration.restore(file, home=home, offline=offline, adopt=adopt)
+    found = restoration.restore(
+        file, home=home, offline=offline, adopt=adopt, passphrase=functools.partial(ask, passphrase_file)
+    )
     if as_json:
         return echo_json(found)
     for one in found.missing:

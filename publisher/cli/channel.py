@@ -17,12 +17,16 @@ def channel() -> None:
     """Channels of a fleet: streams of releases with keys of their own."""
 
 
-@channel.command("add")
+@channel.command("add", short_help="Add a channel to the fleet.")
 @click.argument("name")
-@click.option("--threshold", type=_count, default=1, show_default=True, help="How many keys must sign a release.")
+@click.option(
+    "--threshold", type=_count, metavar="N", default=1, show_default=True, help="How many keys must sign a release."
+)
 @click.option("--release-keys", type=_count, metavar="N", help="Release keys to make; default as many as must sign.")
-@click.option("--root-keys", type=_count, default=1, show_default=True, help="Root keys to make.")
-@click.option("--root-threshold", type=_count, default=1, show_default=True, help="How many of them must sign.")
+@click.option("--root-keys", type=_count, metavar="N", default=1, show_default=True, help="Root keys to make.")
+@click.option(
+    "--root-threshold", type=_count, metavar="N", default=1, show_default=True, help="How many of them must sign."
+)
 @home_option
 @passphrase_option
 def channel_add(

@@ -64,7 +64,7 @@ def key() -> None:
     """Keys of a channel: list, add, rotate, revoke, export, sign."""
 
 
-@key.command("list")
+@key.command("list", short_help="List roles, keys, thresholds and expiry.")
 @click.argument("channel", required=False)
 @_acting
 @json_option
@@ -79,7 +79,7 @@ def key_list(channel: str | None, who: Custodian, as_json: bool) -> None:
         _print(found)
 
 
-@key.command("add")
+@key.command("add", short_help="Put a key in force for a role.")
 @click.argument("channel")
 @click.argument("role")
 @click.argument("name", required=False)
@@ -108,7 +108,7 @@ def key_add(
     click.echo(custody.add_key(who, channel, role, name or "", public=public, threshold=threshold, scope=scope))
 
 
-@key.command("rotate")
+@key.command("rotate", short_help="Replace a key by a new one.")
 @click.argument("channel")
 @click.argument("role")
 @click.argument("name", required=False)
@@ -125,7 +125,7 @@ def key_rotate(channel: str, role: str, name: str | None, public: Path | None, w
     click.echo(custody.rotate_key(who, channel, role, name or "", public=public))
 
 
-@key.command("revoke")
+@key.command("revoke", short_help="Take a key out of force.")
 @click.argument("channel")
 @click.argument("role")
 @click.argument("name", metavar="NAME|KEYID")
@@ -138,7 +138,7 @@ def key_revoke(channel: str, role: str, name: str, threshold: int | None, who: C
     click.echo(custody.revoke_key(who, channel, role, name, threshold=threshold))
 
 
-@key.command("renew")
+@key.command("renew", short_help="Sign the roles anew, good for another year.")
 @click.argument("channel")
 @_acting
 def key_renew(channel: str, who: Custodian) -> None:
@@ -148,7 +148,7 @@ def key_renew(channel: str, who: Custodian) -> None:
     click.echo(custody.renew_roles(who, channel))
 
 
-@key.command("export")
+@key.command("export", short_help="Print the public half of a key.")
 @click.argument("name")
 @click.option("--new", is_flag=True, help="Make the key NAME here first, for somebody else to add.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
@@ -167,7 +167,7 @@ def key_export(name: str, new: bool, out: Path | None, who: Custodian) -> None:
         click.echo(f"{out}: the public half of key {name}")
 
 
-@key.command("sign")
+@key.command("sign", short_help="Sign the change that waits, or drop it.")
 @click.argument("channel")
 @click.option("--drop", is_flag=True, help="Drop the change that waits instead.")
 @click.option("-y", "--yes", is_flag=True, help="Sign without asking.")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from edge_agent.contract.errors import Reason
 from publisher.cli import echo_json, home_option, json_option, main
 
 if TYPE_CHECKING:
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from publisher.overview import ChannelStatus, FleetStatus
 
 DAY_SECONDS = 86_400
+
+
+class _Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What a report says of a channel, as far as it is shown here."""
+
+    stale_since: float = 0.0
+    refused: list[Reason] = []
+    refused_at: float = 0.0
 
 
 @main.command(short_help="Show what is offered and what every device runs.")
@@ -42,7 +52,8 @@ def _print(found: FleetStatus) -> None:
         _print_table(found.devices)
     for device in found.devices:
         if device.unreadable:
-            click.echo(f"{device.device}: its report cannot be read: {device.unreadable}")
+            words = device.unreadable.removeprefix("report cannot be read: ")
+            click.echo(f"{device.device}: its report cannot be read: {words}")
         elif device.standing.value not in ("verified", "unsigned"):
             click.echo(f"{device.device}: {device.standing.value.upper()}, its report does not count: it {device.why}")
     click.echo(_counting(found))
@@ -88,12 +99,32 @@ def _print_table(devices: list[DeviceStatus]) -> None:
         for slot in device.report.slots if device.report is not None else ():
             for reason in slot.reasons:
                 click.echo(f"{device.device}: {slot.last} {_state(slot)}, {reason}")
+        for name, channel in (device.report.channels if device.report is not None else {}).items():
+            for words in _trouble(channel):
+                click.echo(f"{device.device}: channel {name}: {words}")
         for name, words in (device.report.sources if device.report is not None else {}).items():
             click.echo(f"{device.device}: source of blobs {name}: {words}")
         if device.report is not None and device.report.refused_commands:
             since = f"{device.report.refused_commands} commands refused since its agent started"
             click.echo(f"{device.device}: {since}, the last: {device.report.refused_command}")
     click.echo()
+
+
+def _trouble(channel: dict[str, Any]) -> list[str]:
+    """Say what a device has against a channel: it is stale, or what was announced last was refused."""
+    try:
+        said = msgspec.convert(channel, _Said)
+        found = [f"STALE since {_when(said.stale_since)}: no update begins"] if said.stale_since else []
+        if said.refused:
+            more = f" (and {len(said.refused) - 1} more)" if len(said.refused) > 1 else ""
+            found.append(f"refused at {_when(said.refused_at)} what was announced, {said.refused[0]}{more}")
+    except (msgspec.ValidationError, ValueError, OverflowError, OSError) as error:
+        return [f"what it says of it cannot be read: {error}"]  # of a device whose word nobody has to believe
+    return found
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _cells(slot: SlotReport, *, online: bool) -> tuple[str, str, str, str]:

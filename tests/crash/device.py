@@ -367,7 +367,7 @@ class Device:
         for path in (self.state / "blobs").glob("??/*"):
             assert Digest.of(path.read_bytes()).hex == path.name, "half a blob is left"
         known = {"agent.db", "agent.db-wal", "agent.db-shm", "trust.0", "trust.1", "lock", "blobs", "releases"}
-        known |= {"verifier.lock", "incidents"} | ({"agent.sock"} if running else set())
+        known |= {"verifier.lock", "incidents", "streams"} | ({"agent.sock"} if running else set())
         left = {path.name for path in self.state.iterdir()} - known
         assert not left, f"left in the state directory: {left}"
 

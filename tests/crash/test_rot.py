@@ -64,7 +64,7 @@ def _garble(path: Path) -> None:
     path.write_bytes(random.Random(1).randbytes(max(4096, path.stat().st_size)))
 
 
-LOSSES: dict[str, tuple[str, Callable[[Path], None]]] = {
+LOSSES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "database gone": ("agent.db", Path.unlink),
     "database cut": ("agent.db", _cut),
     "database empty": ("agent.db", _empty),
@@ -77,6 +77,7 @@ LOSSES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "mirror gone": ("trust.0", Path.unlink),
     "mirror garbage": ("trust.1", _garble),
     "lock gone": ("lock", Path.unlink),
+    "manifests empty": ("releases", lambda path: [_empty(one) for one in path.glob("*/manifest.json")]),
 }
 
 

@@ -18,8 +18,8 @@ def test_a_committed_release_runs_on_expired_metadata_after_a_restart_and_nothin
 ) -> None:
     agent, counter = fleet.settled()
     expires = _accepted_that_expires_soon(fleet, agent)
-    until(lambda: time.time() > expires, 10, "the expiry")
-    agent.until(lambda status: status["channels"]["staging"].get("stale_since") == expires, 5, "stale while running")
+    until(lambda: time.time() > expires, 30, "the expiry")
+    agent.until(lambda status: status["channels"]["staging"].get("stale_since") == expires, 15, "stale while running")
 
     assert agent.stop() == 0
     agent.start()

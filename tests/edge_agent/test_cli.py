@@ -291,7 +291,7 @@ def steer_a_running_device(environment: dict[str, str]) -> None:
     assert answer("release", "unpin", **environment).startswith("meter is no longer pinned")
     assert answer("hold", "meter", "--for", "2h", **environment).startswith("meter is held until 20")
     assert "  held" in run("status", **environment).stdout
-    assert answer("hold", "--off", **environment) == "every slot is not held any more"
+    assert answer("hold", "--off", **environment) == "no slot is held any more"
     assert run("release", "retry", "meter@1", **environment).stdout == "refused: meter@1 was not condemned on meter\n"
     assert answer("gc", "--all", **environment).startswith("removed 0 releases")
     seen = run("doctor", "--json", **environment)
@@ -310,7 +310,7 @@ def steer_a_stopped_device(environment: dict[str, str]) -> None:
     assert answer("release", "unpin", "meter@1", **environment).startswith("meter is no longer pinned")
     assert answer("hold", "--for", "90s", **environment).startswith("every slot is held until 20")
     assert json.loads(run("status", "--json", **environment).stdout)["slots"][0]["held"] is True
-    assert answer("hold", "--off", **environment) == "every slot is not held any more"
+    assert answer("hold", "--off", **environment) == "no slot is held any more"
     assert answer("release", "retry", "meter@2", **environment) == "meter@2 may be tried again on meter"
     assert json.loads(run("release", "list", "--json", **environment).stdout)[0]["quarantined"] is False
     dry = json.loads(run("gc", "--all", "--dry-run", "--json", **environment).stdout)

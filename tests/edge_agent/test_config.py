@@ -204,7 +204,12 @@ WRONG = [
     ("csv repeat", MQTT_INPUT, CSV + "rate_hz = 1\nrepeat = 0\n", "input.repeat: 0 must be true, or how many times"),
     ("csv repeat type", MQTT_INPUT, CSV + 'rate_hz = 1\nrepeat = "x"\n', "repeat: expected true or false or a whole"),
     ("csv file", MQTT_INPUT, 'source = "csv"\npath = "no.csv"\nrate_hz = 1\n', "input.path: there is no file /"),
-    ("unknown sink", 'sink = "sqlite"', 'sink = "mysql"', "output.sink: 'mysql' is not one of command, http, jsonl, mqtt, sqlite"),
+    (
+        "unknown sink",
+        'sink = "sqlite"',
+        'sink = "mysql"',
+        "output.sink: 'mysql' is not one of command, http, jsonl, mqtt, sqlite",
+    ),
     ("sink type", 'sink = "sqlite"', "sink = 1", "output.sink: expected a string, got the number 1"),
     ("table name", 'path = "out.db"', 'path = "out.db"\ntable = "a-b"', "output.table: 'a-b' cannot name a table"),
     ("table name", 'path = "out.db"', 'path = "out.db"\ntable = "SQLITE_x"', "'SQLITE_x' cannot name a table"),

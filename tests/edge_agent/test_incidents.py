@@ -68,6 +68,12 @@ def test_an_incident_is_read_as_it_was_kept(tmp_path: Path) -> None:
     assert Incidents(tmp_path, keep=5).newest("meter") == 1
 
 
+def test_what_is_put_off_again_and_again_is_kept_once(tmp_path: Path) -> None:
+    kept = Incidents(tmp_path, keep=3)
+    assert [kept.add(incident(time=3600.0 * hour, state="deferred")) for hour in range(5)] == [1] * 5
+    assert kept.add(incident(time=3600.0 * 9)) == 2
+
+
 def test_the_oldest_goes_first_and_numbers_go_on(tmp_path: Path) -> None:
     kept = Incidents(tmp_path, keep=3)
     for number in range(6):

@@ -6,14 +6,19 @@ import io
 import json
 import shutil
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import AuthorError, ConfigError, FieldcastError, TransportError, UpdateRejected
+from publisher.authority import Authority
+from publisher.broker_directory import planned, use, write
 from publisher.chronicle import history
 from publisher.cli import main
 from publisher.config import load_home
@@ -115,6 +120,23 @@ def test_open_secrets_stay_behind_and_are_named(kept: tuple[Office, Path], tmp_p
     assert b"secret" not in data
     assert b"BEGIN PRIVATE KEY" not in data
     assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_restored_workstation_gets_into_the_broker_with_a_new_key(office: Office, tmp_path: Path) -> None:
+    setup = planned(office.home, out=tmp_path / "broker", hosts=["127.0.0.1"], port=8883)
+    now, keys = time.time(), office.home.path / "ca"
+    write(office.home, setup, Authority.open(office.home, PASSPHRASE, now), b"", [], now)
+    use(office.home, setup.url)
+    backup(tmp_path / "b.tar", home=office.home.path)
+    again = load_home(restore(tmp_path / "b.tar", home=tmp_path / "again", offline=True, passphrase=PASSPHRASE).home)
+    key = again.file(again.broker.key)
+    assert key is not None
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_bytes() != (keys / "publisher.key").read_bytes()
+    pem = (again.path / "ca" / "publisher.pem").read_bytes()
+    assert Authority.open(again, PASSPHRASE, now).issued(pem)
+    made = load_pem_private_key(key.read_bytes(), None).public_key()
+    assert x509.load_pem_x509_certificate(pem).public_key() == made
 
 
 def test_without_keys_there_is_no_private_key_and_the_roots_are(kept: tuple[Office, Path], tmp_path: Path) -> None:

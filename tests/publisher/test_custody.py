@@ -323,9 +323,16 @@ def test_a_colleague_makes_a_key_and_is_added_by_its_public_half(ada: Holder, de
 REFUSED: dict[str, tuple[list[str], int, str]] = {
     "unknown channel": (["rotate", "nope", "release"], 2, "unknown channel 'nope'"),
     "unknown role": (["rotate", "staging", "relase"], 2, "unknown role 'relase'"),
-    "which of three": (["rotate", "staging", "root"], 2, "not one key of role root"),
+    "which of three": (["rotate", "staging", "root"], 2, "has 3 keys: say which, of staging-root,"),
     "no such key": (["revoke", "staging", "release", "eve"], 2, "'eve' is not one key of role release"),
-    "the last key": (["revoke", "staging", "release", "staging-release"], 1, "would have 0 keys"),
+    "the last key": (["revoke", "staging", "release", "staging-release"], 1, "add another one first"),
+    "another role's key": (["add", "staging", "release", "staging-rollout"], 1, "in force for role rollout"),
+    "an operator with a role's key": (
+        ["add", "staging", "operator", "staging-release", "--command", "ping"],
+        1,
+        "in force for role release",
+    ),
+    "an unknown command": (["add", "staging", "operator", "olga", "--command", "pign"], 2, "unknown command 'pign'"),
     "too few for the threshold": (["add", "staging", "release", "--threshold", "3"], 1, "2 keys and need 3"),
     "twice": (["add", "staging", "release", "staging-release"], 1, "in force for role release already"),
     "a private half": (["add", "staging", "release", "--public", "PRIVATE"], 1, "holds a private key"),
@@ -350,6 +357,14 @@ def test_what_cannot_be_is_one_clear_line_and_changes_nothing(ada: Holder, tmp_p
     assert words in said
     assert "Traceback" not in said
     assert sorted(ada.path.rglob("*")) == before
+
+
+def test_a_mistyped_passphrase_makes_no_key(ada: Holder) -> None:
+    before = sorted((ada.path / "keys").iterdir())
+    for arguments in (["add", "staging", "release"], ["export", "mine", "--new"], ["rotate", "staging", "rollout"]):
+        done = ada("key", *arguments, FIELDCAST_PASSPHRASE="correct hrose")
+        assert (done.exit_code, "wrong passphrase" in done.output) == (1, True)
+    assert sorted((ada.path / "keys").iterdir()) == before
 
 
 # --- operators -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import time
@@ -24,6 +25,7 @@ from publisher.enrolment import Admitted, enroll, enrolled
 from publisher.founding import init
 from publisher.record import Record
 from publisher.revocation import Revocations
+from publisher.whole_file import CLOSED, write_whole
 
 NOW = 1_800_000_000.0
 DAY = 86_400
@@ -272,6 +274,18 @@ def test_revoking_tells_the_brokers_files(home: Home, tmp_path: Path) -> None:
     assert "d1" in listed.output
     assert "REVOKED" in listed.output
     assert json.loads(command(home, "list", "--json").output)[0]["labels"] == {"site": "north"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_again_stays_the_brokers_own(tmp_path: Path) -> None:
+    path = tmp_path / "acl"
+    write_whole(path, b"one", CLOSED)
+    os.chown(path, 65_534, 65_534)
+    write_whole(path, b"two", CLOSED)
+    assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (65_534, 65_534, 0o600)
+    os.chown(tmp_path, 65_534, 65_534)
+    write_whole(tmp_path / "new", b"", CLOSED)
+    assert (tmp_path / "new").stat().st_uid == 65_534
 
 
 def test_revoking_without_the_brokers_files_says_what_to_do(home: Home, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_key_made_at_the_same_moment_is_not_overwritten(store: KeyStore, monke
     before = (store.directory / "staging-release.pem").read_bytes()
     monkeypatch.setattr(Path, "exists", lambda path: False)
     with pytest.raises(AuthorError, match="someone else"):
-        store.create(["staging-release"], "other")
+        store.create(["staging-release"], "correct horse")
     monkeypatch.undo()
     assert (store.directory / "staging-release.pem").read_bytes() == before
     assert [path.name for path in store.directory.iterdir()] == ["staging-release.pem"]

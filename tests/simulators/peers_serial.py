@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pty
+import threading
+import time
 import tty
 from pathlib import Path
 
-__all__ = ["SerialLine"]
+__all__ = ["Cable", "SerialLine"]
 
 
 class SerialLine:
@@ -21,14 +23,15 @@ class SerialLine:
     def plug(self) -> None:
         self._far, near = pty.openpty()
         tty.setraw(near)
+        os.set_blocking(self._far, False)  # select() reports a line that nobody has open as ready
         self.path.unlink(missing_ok=True)
         self.path.symlink_to(os.ttyname(near))
         os.close(near)
 
     def unplug(self) -> None:
         self.path.unlink(missing_ok=True)
-        os.close(self._far)
-        self._far = -1
+        far, self._far = self._far, -1
+        os.close(far)
 
     def send(self, data: bytes) -> None:
         while data:
@@ -44,3 +47,28 @@ class SerialLine:
     def __exit__(self, *_: object) -> None:
         if self._far >= 0:
             self.unplug()
+
+
+class Cable:
+    """Carries bytes between the far ends of two lines, as long as both are plugged."""
+
+    def __init__(self, one: SerialLine, other: SerialLine) -> None:
+        self._ways = ((one, other), (other, one))
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._carry)
+
+    def _carry(self) -> None:
+        while not self._done.is_set():
+            for source, target in self._ways:
+                try:
+                    target.send(os.read(source.far, 4096))
+                except OSError:  # nothing there, or nobody has one side open
+                    time.sleep(0.0005)
+
+    def __enter__(self) -> Cable:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()

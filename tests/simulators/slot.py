@@ -17,6 +17,7 @@ from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.lane import Lane
 from edge_agent.runtime.samples import Faults, Samples
 from edge_agent.runtime.supervisor import Supervisor
+from edge_agent.runtime.trail import Trail
 from tests.simulators.waiting import until
 
 __all__ = ["ScriptedSink", "ScriptedSource", "Slot"]
@@ -121,12 +122,17 @@ class Slot:
     """A lane under its supervisor; plays the updater too: what a candidate shows moves it on, unless told otherwise."""
 
     def __init__(
-        self, source: ScriptedSource | None = None, sink: ScriptedSink | None = None, *, moves_on: bool = True
+        self,
+        source: ScriptedSource | None = None,
+        sink: ScriptedSink | None = None,
+        *,
+        moves_on: bool = True,
+        trail: Trail | None = None,
     ) -> None:
         self.source, self.sink = source or ScriptedSource(), sink or ScriptedSink()
         self.notices: list[Notice] = []
         self.moves_on = moves_on
-        self.lane = Lane("act", "device/act", self.source, self.sink, self._hear)
+        self.lane = Lane("act", "device/act", self.source, self.sink, self._hear, trail=trail)
         self.supervisor = Supervisor([self.lane])
         self._fed = 0
         self._feeding = threading.Event()

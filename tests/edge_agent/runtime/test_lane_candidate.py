@@ -45,7 +45,7 @@ CONDEMNED = [
     ("one row more", ReasonCode.ERRORS, "returned"),
     ("numbers ahead", ReasonCode.ERRORS, "the newest sample"),
     ("close descriptor", ReasonCode.EXITED, "the worker"),
-    ("half close", ReasonCode.EXITED, "gone"),
+    ("half close", ReasonCode.EXITED, "closed its socket"),
     ("garbage", ReasonCode.EXITED, "nonsense"),
     ("garbage flood", ReasonCode.EXITED, "nonsense"),
 ]

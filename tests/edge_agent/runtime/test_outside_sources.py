@@ -19,7 +19,7 @@ from edge_agent.runtime.stream_source import DISCONNECTED
 from edge_agent.runtime.sysfs_source import sysfs_source
 from tests.edge_agent.runtime.test_stream_sources import Taken
 from tests.simulators.peers_process import PeerProcess, free_port
-from tests.simulators.peers_serial import SerialLine
+from tests.simulators.peers_serial import Cable, SerialLine
 from tests.simulators.pump import pump
 
 QUICK = {"again_seconds": (0.02, 0.1)}
@@ -68,53 +68,33 @@ def test_a_register_that_is_not_there_is_refused_and_asked_again(tmp_path: Path)
 
 def test_modbus_rtu_over_a_serial_line(tmp_path: Path) -> None:
     """Two pty pairs, joined by a thread: what a cable does."""
-    with SerialLine(tmp_path / "master") as near, SerialLine(tmp_path / "slave") as far, Cable(near, far):
-        with PeerProcess("modbus", str(tmp_path / "slave"), tmp_path):
-            config = modbus(1, host="", device=near.path, parity="N", rate_hz=20)
-            source = modbus_source(config, **QUICK)
-            taken = Taken(source)
-            pump(source, until=lambda: len(taken) >= 2)
-            assert taken.rows[:2] == [WANTED] * 2
-            near.path.rename(tmp_path / "gone")
-            os_path = tmp_path / "gone"
-            assert source.problem == ""
-            os_path.rename(near.path)
-            source.close()
-
-
-class Cable:
-    """Carries bytes between the far ends of two lines."""
-
-    def __init__(self, one: SerialLine, other: SerialLine) -> None:
-        self._ends, self._done = (one.far, other.far), threading.Event()
-        self._thread = threading.Thread(target=self._carry)
-
-    def _carry(self) -> None:
-        import os
-        import select
-
-        while not self._done.is_set():
-            ready, _, _ = select.select(self._ends, [], [], 0.05)
-            for end in ready:
-                try:
-                    data = os.read(end, 4096)
-                except OSError:  # nobody has the other side open
-                    time.sleep(0.01)
-                    continue
-                os.write(self._ends[end == self._ends[0]], data)
-
-    def __enter__(self) -> Cable:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
+    with (
+        SerialLine(tmp_path / "master") as near,
+        SerialLine(tmp_path / "slave") as far,
+        Cable(near, far),
+        PeerProcess("modbus", str(tmp_path / "slave"), tmp_path),
+    ):
+        config = modbus(1, host="", device=near.path, parity="N", rate_hz=20)
+        source = modbus_source(config, **QUICK)
+        taken = Taken(source)
+        pump(source, until=lambda: len(taken) >= 2)
+        assert taken.rows[:2] == [WANTED] * 2
+        near.unplug()
+        pump(source, until=lambda: source.faults[DISCONNECTED] > 0)
+        near.plug()
+        count = len(taken)
+        pump(source, until=lambda: len(taken) >= count + 2)
+        assert (source.rejected, source.problem) == (0, "")
+        source.close()
 
 
 def test_registers_side_by_side_are_one_request() -> None:
     found = requests(["holding:3:float32", "holding:1:uint16", "holding:2", "holding:9", "coil:1", "holding:2:int32"])
-    assert [(one.table, one.address, one.length) for one in found] == [("coil", 1, 1), ("holding", 1, 4), ("holding", 9, 1)]
+    assert [(one.table, one.address, one.length) for one in found] == [
+        ("coil", 1, 1),
+        ("holding", 1, 4),
+        ("holding", 9, 1),
+    ]
     many = requests([f"input:{address}" for address in range(300)])
     assert [one.length for one in many] == [120, 120, 60]
 

@@ -236,23 +236,6 @@ def test_values_travel_raw_where_they_are_numbers(values: Any, flag: Flag, colum
     assert worker._encode_values(frame_of(values)) == (flag, columns, data)
 
 
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (ValueError("x" * 1000), "ValueError: " + "x" * 488),
-        (Unprintable(), "Unprintable (its text cannot be had)"),
-        (OSError("\udc80"), r"OSError: \udc80"),
-    ],
-)
-def test_words_for_what_was_raised(error: Exception, words: str) -> None:
-    assert worker._words(error) == words
-
-
 @pytest.mark.parametrize(
     ("error", "status"),
     [(SystemExit(3), 3), (SystemExit(), 0), (SystemExit(256 + 7), 7), (SystemExit("bye"), 1), (RuntimeError(), 1)],

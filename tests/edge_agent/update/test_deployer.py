@@ -359,6 +359,23 @@ def test_a_committed_release_that_stops_serving_gives_way_to_the_one_before(benc
     assert len(bench.store.deployments()) == 3
 
 
+@pytest.mark.parametrize("harm", ["all", "manifest.json", "bundles/*/sample.py"])
+def test_a_committed_release_whose_files_were_harmed_is_laid_out_anew_and_not_given_up(bench: Bench, harm: str) -> None:
+    _, _, last = three(bench)
+    assert not bench.updater.mended(bench.newest.id, bench.now), "its files are whole"
+    root = bench.directory / "releases" / last.info.digest.hex
+    if harm == "all":
+        shutil.rmtree(root)
+    for path in root.glob(harm):
+        path.write_bytes(b"rot")
+    assert bench.updater.mended(bench.newest.id, bench.now)
+    bench.settle()
+    assert bench.runs == "activity@3"
+    assert bench.runtime.orders[-1] == ("run", "activity@3")
+    assert not bench.updater._deployer.quarantined(SLOT)
+    assert not bench.updater.mended(bench.newest.id, bench.now), "and whole again"
+
+
 def test_it_goes_back_step_by_step_and_stays_where_nothing_is_before(bench: Bench) -> None:
     three(bench)
     for expected in ("activity@2", "activity@1", "activity@1"):

@@ -214,13 +214,15 @@ def test_a_directory_that_cannot_be_made_is_the_disk_s_error(disk: Disk) -> None
         disk.lay_out(disk.manifest())
 
 
-@pytest.mark.parametrize("half", ["building", "without its manifest"])
+@pytest.mark.parametrize("half", ["building", "without its manifest", "with an empty manifest"])
 def test_what_a_power_cut_left_half_made_is_made_anew(disk: Disk, half: str) -> None:
     manifest = disk.manifest()
     name = Digest.of(manifest).hex
     ruin = disk.releases / (f".{name}.new" if half == "building" else name)
     (ruin / "bundles" / hex_of(BUNDLE)).mkdir(parents=True)
     (ruin / "rubbish").write_text("x")
+    if half == "with an empty manifest":
+        (ruin / "manifest.json").touch()
     root = disk.lay_out(manifest)
     assert (root / "bundles" / hex_of(BUNDLE) / "pkg" / "sample.py").read_bytes() == SOURCE
     assert not (root / "rubbish").exists()
