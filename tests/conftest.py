@@ -1,5 +1,7 @@
 """How the whole suite is spread over the cores, and what of a tester's surroundings must not reach the tests.
 
+Generated cases are few here; `HYPOTHESIS_PROFILE=long` draws a thousand for each rule that sets no number of its own.
+
 What mostly waits starts first, with one worker more than there are cores: files with real fleets wait for devices,
 brokers and time, and while they do, another worker has the core. Started last, the longest of them would keep one core
 busy and leave the others idle at the end.
@@ -9,9 +11,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 SLOW = (
     "tests/publisher/test_demo.py",
@@ -24,23 +26,15 @@ SLOW = (
     "tests/edge_agent/runtime/",
 )
 
+settings.register_profile("suite", max_examples=30)
+settings.register_profile("long", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start: a shell's background job starts with it ignored, and would hand that on."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="module")
-def unmeasured() -> Iterator[None]:
-    """Start processes without coverage, which doubles what a short-lived one costs.
-
-    For whole fleets of them: their code is measured where it has tests of its own.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-            patch.delenv(name, raising=False)
-        yield
 
 
 @pytest.hookimpl(optionalhook=True)

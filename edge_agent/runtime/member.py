@@ -37,7 +37,7 @@ WARM_BATCHES_MAX = 16
 SOCKET_BYTES = 1 << 20
 OBITUARY_SECONDS = 0.02
 # What a worker gets to see of the agent's environment; everything else may hold secrets.
-_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "COVERAGE_PROCESS_START")
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JOBLIB_MULTIPROCESSING": "0"}
 
 

@@ -21,11 +21,6 @@ def require_mosquitto() -> None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fleets_are_not_measured(unmeasured: None) -> None:
-    """Agents, workers, verifiers: dozens of processes a test."""
-
-
 @pytest.fixture(scope="session")
 def mosquitto_url() -> Iterator[str]:
     """One mosquitto for all tests that do not disturb it; every test has a fleet and devices of its own names."""

@@ -1,4 +1,4 @@
-"""What the publisher's tests need not pay for: keys that are slow to open, and coverage in every process they start."""
+"""What the publisher's tests need not pay for: keys that are slow to open."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import pytest
 
 from publisher import keys
 from tests.simulators.thrift import REAL_COST, cheap_keys
-
-# They start verifiers and clean processes by the hundred, whose code is measured in tests/edge_agent.
-UNMEASURED = {"test_one_history", "test_preflight", "test_pushing", "test_registry", "test_repository"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,10 +21,3 @@ def keys_that_open_at_once() -> Iterator[None]:
 def keys_at_full_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encrypt as in earnest."""
     monkeypatch.setattr(keys, "_SCRYPT_N", REAL_COST)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def many_processes_are_not_measured(request: pytest.FixtureRequest) -> None:
-    """See `UNMEASURED`."""
-    if request.path.stem in UNMEASURED:
-        request.getfixturevalue("unmeasured")

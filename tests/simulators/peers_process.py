@@ -38,10 +38,9 @@ class PeerProcess:
 
     def start(self, *options: str) -> None:
         ready = self.text.count("ready\n")
-        unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=unmeasured
+                [*self._command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + READY_SECONDS
         while self.text.count("ready\n") == ready:
