@@ -27,19 +27,21 @@ def verify(request: Request) -> Verified:
 
     Raises `UpdateRejected` with every reason a device would give, `StoreError` if the verifier could not judge.
     """
-    command = verifier_command(sys.executable, str(Path(edge_agent.__file__).parent.parent))
-    try:
-        done = subprocess.run(
-            command, input=encode_msgpack(request), capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
-        )
-        reply = decode_msgpack(done.stdout, Reply) if done.returncode == 0 else Reply(failure=_last_line(done.stderr))
-    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError, ValueError) as error:
-        raise StoreError(f"the trust verifier gave no verdict: {error}") from None
+    reply = _asked(encode_msgpack(request))
     if reply.reasons:
         raise UpdateRejected(reply.reasons)
     if reply.verified is None:
         raise StoreError(f"the trust verifier could not judge the envelope: {reply.failure}")
     return reply.verified
+
+
+def _asked(question: bytes) -> Reply:
+    command = verifier_command(sys.executable, str(Path(edge_agent.__file__).parent.parent))
+    try:
+        done = subprocess.run(command, input=question, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
+        return decode_msgpack(done.stdout, Reply) if done.returncode == 0 else Reply(failure=_last_line(done.stderr))
+    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError, ValueError) as error:
+        raise StoreError(f"the trust verifier gave no verdict: {error}") from None
 
 
 def _last_line(text: bytes) -> str:

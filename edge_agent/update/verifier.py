@@ -32,7 +32,7 @@ from edge_agent.update.clock import clock_doubt
 from edge_agent.update.signed import judge
 from edge_agent.update.walk import Files, Walk
 
-__all__ = ["answer", "main"]
+__all__ = ["answer", "main", "reply_to"]
 
 _CPU_SECONDS = 60
 _MEMORY_BYTES = 1 << 30
@@ -47,11 +47,12 @@ def main() -> int:
     os.dup2(2, 1)  # whatever a library prints must not end up in the answer
     question = sys.stdin.buffer.read(REQUEST_BYTES_MAX + 1)
     with os.fdopen(output, "wb") as stream:
-        stream.write(encode_msgpack(_reply(question)))
+        stream.write(encode_msgpack(reply_to(question)))
     return 0
 
 
-def _reply(question: bytes) -> Reply:
+def reply_to(question: bytes) -> Reply:
+    """Return what is written for a question; every failure becomes one in words."""
     if len(question) > REQUEST_BYTES_MAX:
         return Reply(failure=f"the question exceeds {REQUEST_BYTES_MAX} bytes")
     try:

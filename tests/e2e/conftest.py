@@ -12,6 +12,7 @@ import pytest
 from publisher.broker import EmbeddedBroker
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.fleet import FleetSimulator
+from tests.simulators.thrift import verifier_at_hand
 
 FLEETS = pytest.StashKey[list[FleetSimulator]]()
 
@@ -19,6 +20,13 @@ FLEETS = pytest.StashKey[list[FleetSimulator]]()
 def require_mosquitto() -> None:
     if not Path(EXECUTABLE).exists():
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def publisher_verifies_at_hand() -> Iterator[None]:
+    """The publisher that is played in this process; devices and commands verify in processes of their own."""
+    with verifier_at_hand():
+        yield
 
 
 @pytest.fixture(scope="session")
