@@ -13,7 +13,7 @@ import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 SLOW = (
     "tests/publisher/test_demo.py",
@@ -26,8 +26,9 @@ SLOW = (
     "tests/edge_agent/runtime/",
 )
 
-settings.register_profile("suite", max_examples=30)
-settings.register_profile("long", max_examples=1000)
+# A slow machine is no fault of what is tested.
+settings.register_profile("suite", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("suite"), max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
