@@ -9,11 +9,8 @@ risen since the backup, take what is pushed next.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
-import tarfile
 import tempfile
 import threading
 import time
@@ -21,13 +18,14 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.contract.digest import BlobRef, Digest, decode_json
+from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import AuthorError, ConfigError, FieldcastError, StoreError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import Topics, decode_envelope
 from edge_agent.transport.client import Client
 from edge_agent.transport.puller import Puller
 from publisher.authority import KEY_NAME, Authority
+from publisher.backup_file import INDEX_BYTES_MAX, Index, examine, unpack
 from publisher.broker_directory import certify_publisher
 from publisher.chronicle import trusted
 from publisher.collection import offered_manifests
@@ -38,15 +36,11 @@ from publisher.publication import Publication, Shelf
 from publisher.record import Record, blob_path
 from publisher.repository import Channel
 from publisher.roles import DELEGATED, Roles, parse
-from publisher.safekeeping import FORMAT, INDEX, SEAL, Index
 from publisher.uplink import Uplink, connect
 
-__all__ = ["Restored", "examine", "restore"]
+__all__ = ["Restored", "restore"]
 
-INDEX_BYTES_MAX = 64 * 1024 * 1024
 FETCH_SECONDS = 20.0
-_PIECE_BYTES = 1024 * 1024
-_PARTS = re.compile(r"(home|record)(/[^/\\\x00-\x1f]+)+")
 _NEWER = (
     "releases were published after this backup was made. Restore a newer backup; if there is none, restore with "
     "--adopt, which goes on from what the broker announces"
@@ -91,7 +85,7 @@ def restore(
     except OSError as error:
         raise ConfigError(f"{target} cannot be made: {error.strerror}") from None
     try:
-        _unpack(source, index, building)
+        unpack(source, index, building)
         place = load_home(building / "home")
         staged = Record(building / "record")
         _require_trust(place, staged, index)
@@ -109,91 +103,6 @@ def restore(
         adopted=adopted,
         missing=missing,
     )
-
-
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def examine(file: Path) -> Index:
-    """Return a backup's index after checking every member's name, size and digest. Raises `ConfigError`."""
-    try:
-        with tarfile.open(file, mode="r:") as archive:
-            first = archive.next()
-            if first is None or first.name != INDEX or not first.isreg() or first.size > INDEX_BYTES_MAX:
-                raise ConfigError(f"{file} is no backup of a publisher: it does not begin with {INDEX}")
-            contents, seal = _stream(archive, first).read(), archive.next()
-            if (
-                seal is None
-                or seal.name != SEAL
-                or _stream(archive, seal).read(100).decode().strip() != Digest.of(contents)
-            ):
-                raise ConfigError(f"{file}: {INDEX} is damaged: use another copy of this backup")
-            index = decode_json(contents, Index)
-            _check_index(file, index)
-            for name in index.files:
-                _check_member(file, archive, archive.next(), name, index)
-            if archive.next() is not None:
-                raise ConfigError(f"{file} holds files that its {INDEX} does not name: nothing was changed")
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise ConfigError(f"{file} cannot be read as a backup: {error}") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise ConfigError(f"{file}: {INDEX} cannot be read: {error}") from None
-    return index
-
-
-def _check_index(file: Path, index: Index) -> None:
-    if index.format != FORMAT:
-        raise ConfigError(f"{file} is a backup of format {index.format}, this program reads {FORMAT}: update it")
-    for name in index.files:
-        if not _PARTS.fullmatch(name) or {".", ".."} & set(name.split("/")):
-            raise ConfigError(f"{file} names {name[:200]!r}, which leads out of the home: nothing was changed")
-    if list(index.files) != sorted(index.files):
-        raise ConfigError(f"{file}: the members are not in order: nothing was changed")
-
-
-def _check_member(
-    file: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, name: str, index: Index
-) -> None:
-    wanted = index.files[name]
-    if member is None or member.name != name or not member.isreg() or member.size != wanted.size:
-        raise ConfigError(f"{file}: {name} is missing, or not the file that {INDEX} describes: use another copy")
-    found, stream = hashlib.sha256(), _stream(archive, member)
-    while piece := stream.read(_PIECE_BYTES):
-        found.update(piece)
-    if found.hexdigest() != wanted.digest.hex:
-        raise ConfigError(f"{file}: {name} is damaged: use another copy of this backup")
-
-
-def _stream(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.ExFileObject:
-    stream = archive.extractfile(member)
-    if not isinstance(stream, tarfile.ExFileObject):
-        raise tarfile.TarError(f"{member.name} is no file")
-    return stream
-
-
-def _unpack(file: Path, index: Index, building: Path) -> None:
-    """Write the members below `building`, each checked once more: the file may have changed since."""
-    with tarfile.open(file, mode="r:") as archive:
-        archive.next()
-        archive.next()
-        for name, wanted in index.files.items():
-            member = archive.next()
-            if member is None or member.name != name or member.size != wanted.size or not member.isreg():
-                raise ConfigError(f"{file} changed while it was read: nothing was changed")
-            path = building / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            found, stream = hashlib.sha256(), _stream(archive, member)
-            with path.open("xb") as out:
-                os.fchmod(out.fileno(), 0o600 if wanted.mode & 0o077 == 0 else 0o644)
-                while piece := stream.read(_PIECE_BYTES):
-                    found.update(piece)
-                    out.write(piece)
-                out.flush()
-                os.fsync(out.fileno())
-            if found.hexdigest() != wanted.digest.hex:
-                raise ConfigError(f"{file} changed while it was read: nothing was changed")
-    (building / "home" / "keys").mkdir(parents=True, exist_ok=True)
-    (building / "home" / "keys").chmod(0o700)
 
 
 # --- its history -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from edge_agent.contract.digest import BlobRef, Digest, encode_json
 from edge_agent.contract.errors import ConfigError, StoreError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import ENVELOPE_BYTES_MAX
+from publisher.backup_file import FORMAT, INDEX, SEAL, Index, Member, examine
 from publisher.chronicle import trusted
 from publisher.collection import waiting
 from publisher.config import Home, load_home
@@ -39,32 +40,12 @@ from publisher.publication import Shelf
 from publisher.record import Record, blob_path
 from publisher.repository import Channel
 
-__all__ = ["FORMAT", "INDEX", "SEAL", "BackedUp", "Index", "Member", "backup"]
+__all__ = ["BackedUp", "backup"]
 
-FORMAT = 1
-INDEX, SEAL = "backup.json", "backup.json.sha256"
 FLEET_FOLDERS = ("authority", "enrolled")
 FILE_BYTES_MAX = 64 * 1024 * 1024  # of one file of the home
 _OBJECT_BYTES_MAX = 4 * ENVELOPE_BYTES_MAX
 _PRIVATE, _SEALED = b"PRIVATE KEY-----", b"ENCRYPTED PRIVATE KEY-----"
-
-
-class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """One file in a backup; `mode` is 0o600 for what only its owner could read."""
-
-    digest: Digest
-    size: int
-    mode: int
-
-
-class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup says of itself. `channels` maps to the number of the newest publication in it."""
-
-    format: int
-    fleet: str
-    channels: dict[str, int]
-    keys: bool
-    files: dict[str, Member]
 
 
 class BackedUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +73,6 @@ def backup(file: str | Path, *, with_keys: bool = True, home: str | Path | None 
     Raises `ConfigError` if the file exists or cannot be written, `StoreError` for a damaged record, `UpdateRejected` if
     the record's newest state does not pass the device's checks.
     """
-    from publisher.restoration import examine
-
     place, target = load_home(home), Path(file).absolute()
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target} exists: a backup is never overwritten, name another file")

@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import AuthorError, ConfigError, FieldcastError, TransportError, UpdateRejected
 from publisher.authority import Authority
+from publisher.backup_file import examine
 from publisher.broker_directory import planned, use, write
 from publisher.chronicle import history
 from publisher.cli import main
 from publisher.config import load_home
 from publisher.keys import KeyStore
 from publisher.record import Record
-from publisher.restoration import examine, restore
+from publisher.restoration import restore
 from publisher.safekeeping import backup
 from publisher.uplink import connect
 from tests.simulators.broker import EXECUTABLE, Mosquitto
