@@ -24,7 +24,6 @@ from edge_agent.contract.manifest import InputSpec, Manifest, OutputSpec, Stage,
 from edge_agent.contract.messages import Topics
 from edge_agent.transport import blobs
 from edge_agent.transport.client import Client
-from edge_agent.update.verifier import answer
 from publisher.config import Home, load_home
 from publisher.desk import Desk, Ending, PushResult
 from publisher.founding import init
@@ -33,14 +32,13 @@ from publisher.promotion import promote
 from publisher.record import Record
 from publisher.repository import Channel, Published
 from publisher.uplink import connect
-from tests.simulators.thrift import cheap_keys
+from tests.simulators.thrift import cheap_keys, verifier_at_hand
 from tests.simulators.waiting import until
 
 __all__ = ["PASSPHRASE", "Office", "at_hand", "blob_of", "manifest_of", "retained"]
 
 PASSPHRASE = "correct horse"
 _FENCE = "fieldcast-test/fence"
-_ASKING = ("publisher.repository", "publisher.chronicle", "publisher.uplink")
 
 
 @contextlib.contextmanager
@@ -49,9 +47,7 @@ def at_hand() -> Iterator[None]:
 
     For tests that stand for something else than verification: a process costs more than all the rest of them.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for name in _ASKING:
-            patch.setattr(f"{name}.verify", answer)
+    with verifier_at_hand(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("publisher.uplink.RETAINED_SECONDS", 0.3)
         patch.setattr("publisher.inventory.QUIET_SECONDS", 0.3)
         yield
