@@ -9,7 +9,7 @@ __all__ = ["until"]
 
 
 def until(
-    condition: Callable[[], object], seconds: float = 10.0, what: str = "the condition", *, pause_seconds: float = 0.005
+    condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition", *, pause_seconds: float = 0.005
 ) -> None:
     """Return as soon as `condition()` is true; fail the test when it is not within `seconds`."""
     deadline = time.monotonic() + seconds

@@ -139,8 +139,9 @@ def test_a_command_reads_every_line_though_it_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "read"
     sink = CommandSink(CommandOutput(command=[sys.executable, "-Ic", READER, str(path)]), **QUICK)
     carry(sink, outputs(*range(100)))
+    until(lambda: len(numbers(path)) == 101)  # what it has read and not yet written would be gone with it
     pid = json.loads(path.read_text().splitlines()[0])["pid"]
-    os.kill(pid, signal.SIGKILL)  # what it had read by then would be gone with it
+    os.kill(pid, signal.SIGKILL)
     until(lambda: dead(pid))
     carry(sink, outputs(*range(100, 200)))
     sink.close()
