@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["pump"]
 
 
-def pump(*ends: Any, until: Callable[[], Any], seconds: float = 10.0) -> None:
+def pump(*ends: Any, until: Callable[[], Any], seconds: float = 30.0) -> None:
     """Poll `ends` as their `interest()` says and call `handle` until `until()` is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not until():
