@@ -21,8 +21,8 @@ from typing import Any
 
 import cloudpickle
 
-from publisher.code import pack_code, way_of
 from publisher.fingerprint import fingerprint
+from publisher.packing.code import pack_code, way_of
 from publisher.registry import Registry
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "activity"

@@ -52,7 +52,7 @@ from edge_agent.transport.puller import Puller  # noqa: E402
 from edge_agent.update.layout import lay_out  # noqa: E402
 from edge_agent.update.trust import verify  # noqa: E402
 from publisher.deltas import make  # noqa: E402
-from publisher.keys import KeyStore  # noqa: E402
+from publisher.trust.keys import KeyStore  # noqa: E402
 from tests.simulators import author  # noqa: E402
 from tests.simulators.broker import Mosquitto  # noqa: E402
 from tests.simulators.fleet import FleetSimulator  # noqa: E402

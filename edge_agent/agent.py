@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 import edge_agent
-from edge_agent import policies, telemetry, wiring
+from edge_agent import telemetry, wiring
 from edge_agent.commands import Commands
-from edge_agent.config import Config
+from edge_agent.config import Config, policies
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import StoreError, UpdateRejected
 from edge_agent.contract.messages import Topics

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edge_agent.config.sections import Config
 from edge_agent.contract.errors import ConfigError, StoreError
-from edge_agent.sections import Config
 
 __all__ = ["DeviceIdentity"]
 

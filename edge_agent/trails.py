@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from edge_agent.config import Config, CsvInput, Slot
+from edge_agent.config.plugs import JsonlInput
 from edge_agent.contract.digest import encode_json
-from edge_agent.plugs import JsonlInput
 from edge_agent.runtime.trail import Trail
 
 __all__ = ["BOOT_BITS", "DIRECTORY", "first_sequence", "open_trail"]

@@ -14,17 +14,16 @@ from typing import Any
 
 import msgspec
 
-from edge_agent import policies
-from edge_agent.config import Config, CsvInput, Slot, SqliteOutput
-from edge_agent.confinement import confinement
+from edge_agent.config import Config, CsvInput, Slot, SqliteOutput, policies
+from edge_agent.config.confinement import confinement
+from edge_agent.config.health_limits import limits_set, tightened
+from edge_agent.config.plugs import JsonlInput, JsonlOutput
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.dsse import Signer
 from edge_agent.contract.errors import ConfigError, StoreError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import Topics
-from edge_agent.health_limits import limits_set, tightened
 from edge_agent.identity import DeviceIdentity
-from edge_agent.plugs import JsonlInput, JsonlOutput
 from edge_agent.runtime import jsonl_sink
 from edge_agent.runtime.crew import Notice, Plan
 from edge_agent.runtime.csv_source import CsvSource

@@ -9,18 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from publisher.backup.restoration import Restored as Restored
+    from publisher.backup.restoration import restore as restore
+    from publisher.backup.safekeeping import BackedUp as BackedUp
+    from publisher.backup.safekeeping import backup as backup
     from publisher.broker import EmbeddedBroker as EmbeddedBroker
-    from publisher.chronicle import ChannelHistory as ChannelHistory
-    from publisher.chronicle import history as history
     from publisher.collection import Collection as Collection
     from publisher.collection import collect as collect
-    from publisher.fleet import DeviceOutcome as DeviceOutcome
-    from publisher.fleet import DeviceStatus as DeviceStatus
-    from publisher.fleet import Outcome as Outcome
+    from publisher.devices.fleet import DeviceOutcome as DeviceOutcome
+    from publisher.devices.fleet import DeviceStatus as DeviceStatus
+    from publisher.devices.fleet import Outcome as Outcome
+    from publisher.devices.overview import ChannelStatus as ChannelStatus
+    from publisher.devices.overview import FleetStatus as FleetStatus
+    from publisher.devices.overview import status as status
     from publisher.founding import init as init
-    from publisher.overview import ChannelStatus as ChannelStatus
-    from publisher.overview import FleetStatus as FleetStatus
-    from publisher.overview import status as status
     from publisher.promotion import promote as promote
     from publisher.pushing import Ending as Ending
     from publisher.pushing import PushResult as PushResult
@@ -28,11 +30,9 @@ if TYPE_CHECKING:
     from publisher.pushing import rollback as rollback
     from publisher.registry import Registry as Registry
     from publisher.registry import Version as Version
-    from publisher.renewal import refresh as refresh
-    from publisher.restoration import Restored as Restored
-    from publisher.restoration import restore as restore
-    from publisher.safekeeping import BackedUp as BackedUp
-    from publisher.safekeeping import backup as backup
+    from publisher.trust.chronicle import ChannelHistory as ChannelHistory
+    from publisher.trust.chronicle import history as history
+    from publisher.trust.renewal import refresh as refresh
 
 _HOMES = {
     "BackedUp": "safekeeping",

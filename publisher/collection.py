@@ -19,13 +19,13 @@ from edge_agent.contract.errors import StoreError
 from edge_agent.contract.manifest import MANIFEST_BYTES_MAX, parse_manifest
 from edge_agent.contract.messages import CHUNK_HEADER, Topics
 from edge_agent.transport.client import Client, Delivery
-from publisher.chronicle import Chronicle, trusted
 from publisher.config import Home, load_home
 from publisher.inventory import Inventory, take
-from publisher.pending import PendingShelf
 from publisher.record import Record
-from publisher.repository import Channel
-from publisher.roles import parse
+from publisher.trust.chronicle import Chronicle, trusted
+from publisher.trust.pending import PendingShelf
+from publisher.trust.repository import Channel
+from publisher.trust.roles import parse
 from publisher.uplink import Uplink, connect
 
 __all__ = ["GRACE_SECONDS", "Cleared", "Collection", "collect", "offered_manifests", "waiting"]

@@ -18,7 +18,7 @@ from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.contract.messages import WAYS_MAX
 from edge_agent.transport.patch import WINDOW_LOG_MAX
 from edge_agent.transport.zstd import CompressionParameter, ZstdDict, compress
-from publisher.repository import Channel
+from publisher.trust.repository import Channel
 
 __all__ = ["Delta", "bases", "deltas", "make", "pairs"]
 

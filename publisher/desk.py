@@ -24,12 +24,12 @@ from edge_agent.contract.messages import ReleaseInfo
 from publisher.config import Home
 from publisher.contention import rebased
 from publisher.deltas import Delta, bases, deltas
-from publisher.fleet import DeviceOutcome, Fleet, Outcome
-from publisher.keys import KeyStore
-from publisher.passphrase import Passphrase
+from publisher.devices.fleet import DeviceOutcome, Fleet, Outcome
 from publisher.preflight import Verdict, judge_reported
 from publisher.record import Record
-from publisher.repository import Channel, Published
+from publisher.trust.keys import KeyStore
+from publisher.trust.passphrase import Passphrase
+from publisher.trust.repository import Channel, Published
 from publisher.uplink import Uplink, connect
 
 __all__ = [

@@ -34,10 +34,10 @@ from edge_agent.contract.export import (
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.verification import Verified
 from edge_agent.transport import envelope as envelopes
-from publisher.chronicle import trusted
 from publisher.config import load_home
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.chronicle import trusted
+from publisher.trust.repository import Channel
 
 __all__ = ["Exported", "export"]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from edge_agent.contract.errors import AuthorError, ConfigError
 from publisher.config import HOME_NAME, Home, check_names, chosen_home, load_home, quoted, register_channel, write_home
-from publisher.creation import create_channel
-from publisher.keys import KeyStore
-from publisher.passphrase import Passphrase, ask
 from publisher.record import Record
-from publisher.repository import Channel
-from publisher.roles import KEYS_MAX
+from publisher.trust.creation import create_channel
+from publisher.trust.keys import KeyStore
+from publisher.trust.passphrase import Passphrase, ask
+from publisher.trust.repository import Channel
+from publisher.trust.roles import KEYS_MAX
 
 __all__ = ["CHANNELS", "add_channel", "init"]
 

@@ -26,12 +26,12 @@ from edge_agent.sdk.pickled import Written, dumps
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.serializable import require_serializable
 from edge_agent.sdk.state import capture, is_pickled
-from publisher import by_value
 from publisher.analysis import origin
 from publisher.analysis.origin import STDLIB, distribution_of
-from publisher.code import Code, Way, pack_code, way_of
-from publisher.onnx_header import read_opsets
-from publisher.requirements import join, join_pythons, pins_of
+from publisher.packing import by_value
+from publisher.packing.code import Code, Way, pack_code, way_of
+from publisher.packing.onnx_header import read_opsets
+from publisher.packing.requirements import join, join_pythons, pins_of
 
 __all__ = ["Package", "pack"]
 

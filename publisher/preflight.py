@@ -24,7 +24,7 @@ from edge_agent.contract.manifest import Manifest
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.trace import Difference, difference, trace
 from publisher.packaging import Package
-from publisher.trial import Trial, bench
+from publisher.packing.trial import Trial, bench
 
 __all__ = ["SEEDS", "Finding", "Preflight", "Verdict", "judge_reported", "preflight"]
 

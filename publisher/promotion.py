@@ -16,7 +16,6 @@ from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.messages import ReleaseInfo
-from publisher.chronicle import trusted
 from publisher.config import Home, load_home
 from publisher.desk import (
     MESSAGE_CHARACTERS_MAX,
@@ -30,10 +29,11 @@ from publisher.desk import (
     signer,
     timed,
 )
-from publisher.fleet import Fleet
-from publisher.passphrase import Passphrase, ask
+from publisher.devices.fleet import Fleet
 from publisher.reference import choose, listing
-from publisher.repository import Channel, Published
+from publisher.trust.chronicle import trusted
+from publisher.trust.passphrase import Passphrase, ask
+from publisher.trust.repository import Channel, Published
 from publisher.uplink import connect
 
 __all__ = ["SOURCE", "promote"]

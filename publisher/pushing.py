@@ -19,12 +19,12 @@ from edge_agent.contract.messages import ReleaseInfo
 from edge_agent.sdk.pipeline import Pipeline
 from publisher.config import load_home
 from publisher.desk import Desk, Ending, Progress, PushResult, Wait, check_words, ending_of, timed
-from publisher.marks import Marks
 from publisher.packaging import pack
-from publisher.passphrase import Passphrase, ask
+from publisher.packing.project import find_pipeline
 from publisher.preflight import preflight
-from publisher.project import find_pipeline
 from publisher.retreat import condemned, earlier, only_pipeline
+from publisher.trust.marks import Marks
+from publisher.trust.passphrase import Passphrase, ask
 
 __all__ = ["Ending", "PushResult", "ending_of", "push", "rollback"]
 

@@ -16,7 +16,7 @@ from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import ReleaseInfo
 from publisher.config import Home, load_home
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.repository import Channel
 
 __all__ = ["FORMS", "Listing", "Release", "choose", "find", "is_reference", "listing"]
 

@@ -26,8 +26,8 @@ from edge_agent.rebuild import from_manifest, load_class
 from edge_agent.sdk.filter import Filter
 from edge_agent.sdk.pipeline import Pipeline
 from edge_agent.sdk.place import NAMESPACE_PREFIX
-from publisher.code import Code, pack_code, way_of
-from publisher.rebuild import to_manifest
+from publisher.packing.code import Code, pack_code, way_of
+from publisher.packing.rebuild import to_manifest
 from publisher.record import Conflict, Record
 
 __all__ = ["Registry", "Version"]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from edge_agent.contract.errors import AuthorError, ConfigError, ReasonCode
 from edge_agent.contract.messages import ReleaseInfo
 from publisher.config import Home
-from publisher.fleet import Fleet
-from publisher.repository import Channel
+from publisher.devices.fleet import Fleet
+from publisher.trust.repository import Channel
 from publisher.uplink import connect
 
 __all__ = ["condemned", "earlier", "only_pipeline"]

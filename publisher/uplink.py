@@ -23,8 +23,8 @@ from edge_agent.transport.address import Address
 from edge_agent.transport.client import Client
 from publisher.config import Home, access_arguments
 from publisher.deltas import Delta
-from publisher.repository import Channel
-from publisher.verification import verify
+from publisher.trust.repository import Channel
+from publisher.trust.verification import verify
 
 __all__ = ["Uplink", "connect"]
 

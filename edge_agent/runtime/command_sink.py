@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edge_agent.config.plugs import CommandOutput
 from edge_agent.contract.messages import OutputMessage
-from edge_agent.plugs import CommandOutput
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.programs import Program
 from edge_agent.runtime.samples import Faults

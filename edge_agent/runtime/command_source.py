@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_agent.plugs import CommandInput
+from edge_agent.config.plugs import CommandInput
 from edge_agent.runtime.fields import line_decoder
 from edge_agent.runtime.framing import Lines
 from edge_agent.runtime.programs import Program

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from edge_agent.config import CsvInput
+from edge_agent.config.plugs import JsonlInput
 from edge_agent.contract.errors import ConfigError
-from edge_agent.plugs import JsonlInput
 from edge_agent.runtime.csv_table import CsvTable, Row
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.samples import BadPayload, Faults, Samples, bytes_of

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from edge_agent.config import Column, CsvInput
+from edge_agent.config.tables import hint, listing
 from edge_agent.contract.dtypes import parse_cell
 from edge_agent.contract.errors import ConfigError
 from edge_agent.runtime.cells import held_cell
@@ -25,7 +26,6 @@ from edge_agent.runtime.decode import (
     nanoseconds,
 )
 from edge_agent.runtime.samples import BadPayload
-from edge_agent.tables import hint, listing
 
 __all__ = ["CsvTable", "Row"]
 

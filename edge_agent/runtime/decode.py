@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from edge_agent.config import Column, Timestamp
+from edge_agent.config.tables import hint
 from edge_agent.contract.dtypes import DEFAULT, as_cell
 from edge_agent.runtime.cells import NOT_A_NUMBER, held_cell
 from edge_agent.runtime.samples import BadPayload, Cells
-from edge_agent.tables import hint
 
 __all__ = [
     "BAD_SEQUENCE",

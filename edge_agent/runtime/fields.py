@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from edge_agent.config.plugs import CommandInput, SerialInput
+from edge_agent.config.sections import Input
+from edge_agent.config.tables import listing
 from edge_agent.contract.dtypes import as_cell, parse_cell
-from edge_agent.plugs import CommandInput, SerialInput
 from edge_agent.runtime.cells import held_cell
 from edge_agent.runtime.decode import (
     BAD_SEQUENCE,
@@ -24,8 +26,6 @@ from edge_agent.runtime.decode import (
     nanoseconds,
 )
 from edge_agent.runtime.samples import BadPayload, Cells
-from edge_agent.sections import Input
-from edge_agent.tables import listing
 
 __all__ = ["Decode", "Fields", "Row", "by_place", "line_decoder"]
 

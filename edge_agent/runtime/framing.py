@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from edge_agent.plugs import SerialInput
+from edge_agent.config.plugs import SerialInput
 from edge_agent.runtime.fields import Fields, Row, by_place
 from edge_agent.runtime.samples import BadPayload
 

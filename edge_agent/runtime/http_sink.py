@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from edge_agent.config.credentials import secret
+from edge_agent.config.plugs import HttpOutput
 from edge_agent.contract.messages import OutputMessage
-from edge_agent.credentials import secret
-from edge_agent.plugs import HttpOutput
 from edge_agent.runtime.samples import Faults
 from edge_agent.runtime.writer_sink import Undelivered, WriterSink
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
+from edge_agent.config.plugs import JsonlOutput
 from edge_agent.contract.errors import StoreError
 from edge_agent.contract.messages import OutputMessage
-from edge_agent.plugs import JsonlOutput
 from edge_agent.runtime.samples import Faults
 from edge_agent.runtime.writer_sink import WriterSink
 

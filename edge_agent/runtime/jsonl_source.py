@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from edge_agent.config.plugs import JsonlInput
 from edge_agent.contract.errors import ConfigError
-from edge_agent.plugs import JsonlInput
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.csv_table import Row
 from edge_agent.runtime.decode import Layout

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge_agent.plugs import MetricsInput
+from edge_agent.config.plugs import MetricsInput
 from edge_agent.runtime.decode import MISSING
 from edge_agent.runtime.outside import OutsideSource, polling
 from edge_agent.runtime.samples import BadPayload

@@ -11,7 +11,7 @@ import logging
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from edge_agent.plugs import ModbusInput
+from edge_agent.config.plugs import ModbusInput
 from edge_agent.runtime.outside import OutsideSource, Unreachable, polling
 from edge_agent.runtime.samples import BadPayload
 

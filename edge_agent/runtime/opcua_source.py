@@ -12,8 +12,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from edge_agent.credentials import secret
-from edge_agent.plugs import OpcuaInput
+from edge_agent.config.credentials import secret
+from edge_agent.config.plugs import OpcuaInput
 from edge_agent.runtime.outside import OutsideSource, Talk, Unreachable
 
 __all__ = ["BAD_STATUS", "opcua_source"]

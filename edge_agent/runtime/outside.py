@@ -17,13 +17,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from edge_agent.plugs import Polled
+from edge_agent.config.plugs import Polled
+from edge_agent.config.sections import Input
 from edge_agent.runtime.arrivals import ROWS_MAX, Arrivals
 from edge_agent.runtime.fields import Fields, Row
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.samples import BadPayload, Faults, Samples
 from edge_agent.runtime.stream_source import DISCONNECTED
-from edge_agent.sections import Input
 from edge_agent.transport.backoff import Backoff
 
 __all__ = ["DROPPED", "OutsideSource", "Poll", "Talk", "Unreachable", "polling"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from edge_agent.plugs import SerialInput
+from edge_agent.config.plugs import SerialInput
 from edge_agent.runtime.fields import line_decoder
 from edge_agent.runtime.framing import Lines, Records
 from edge_agent.runtime.stream_source import Stream, StreamSource

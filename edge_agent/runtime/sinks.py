@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edge_agent.config import Config, MqttOutput, SqliteOutput
+from edge_agent.config.plugs import CommandOutput, HttpOutput, JsonlOutput
+from edge_agent.config.sections import Output, Spooled
 from edge_agent.contract.messages import OutputMessage
-from edge_agent.plugs import CommandOutput, HttpOutput, JsonlOutput
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.mqtt_sink import MqttSink
 from edge_agent.runtime.samples import Faults
 from edge_agent.runtime.sources import client_name
 from edge_agent.runtime.sqlite_sink import SqliteSink
-from edge_agent.sections import Output, Spooled
 
 __all__ = ["Sink", "open_sink"]
 

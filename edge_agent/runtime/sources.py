@@ -10,10 +10,9 @@ import importlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from edge_agent import plugs
-from edge_agent.config import Config, CsvInput, MqttInput
+from edge_agent.config import Config, CsvInput, MqttInput, plugs
+from edge_agent.config.plug_faults import missing_extra
 from edge_agent.contract.errors import ConfigError
-from edge_agent.plug_faults import missing_extra
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.mqtt_source import MqttSource

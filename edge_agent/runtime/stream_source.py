@@ -11,13 +11,13 @@ import os
 import select
 import time
 
+from edge_agent.config.sections import Input
 from edge_agent.runtime.arrivals import ROWS_MAX, Arrivals
 from edge_agent.runtime.decode import dtypes_of
 from edge_agent.runtime.fields import Decode
 from edge_agent.runtime.framing import Framing
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.samples import BadPayload, Faults, Samples
-from edge_agent.sections import Input
 from edge_agent.transport.backoff import Backoff
 
 __all__ = ["DISCONNECTED", "Stream", "StreamSource"]

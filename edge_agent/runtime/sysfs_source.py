@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edge_agent.plugs import SysfsInput
+from edge_agent.config.plugs import SysfsInput
 from edge_agent.runtime.outside import OutsideSource, Unreachable, polling
 
 __all__ = ["sysfs_source"]

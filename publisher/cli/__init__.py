@@ -17,7 +17,7 @@ import edge_agent
 from edge_agent.contract.digest import encode_json
 from edge_agent.contract.errors import TransportError
 from edge_agent.terminal import Program
-from publisher.waiting import Waiting
+from publisher.trust.waiting import Waiting
 
 __all__ = ["EXIT_CODES", "echo_json", "home_option", "json_option", "main", "passphrase_option"]
 

@@ -20,7 +20,7 @@ def backup(file: Path, without_keys: bool, home: Path | None, as_json: bool) -> 
 
     With keys, FILE.tar and the passphrase together are the right to push to the fleet. Nothing is ever overwritten.
     """
-    from publisher import safekeeping as room
+    from publisher.backup import safekeeping as room
 
     found = room.backup(file, with_keys=not without_keys, home=home)
     if as_json:
@@ -44,8 +44,8 @@ def restore(
     file: Path, offline: bool, adopt: bool, home: Path | None, passphrase_file: Path | None, as_json: bool
 ) -> None:
     """Restore FILE.tar into a new home, after checking all of it and that the broker announces nothing newer."""
-    from publisher import restoration
-    from publisher.passphrase import ask
+    from publisher.backup import restoration
+    from publisher.trust.passphrase import ask
 
     found = restoration.restore(
         file, home=home, offline=offline, adopt=adopt, passphrase=functools.partial(ask, passphrase_file)

@@ -70,13 +70,13 @@ def broker_config(
     Run it again to change something, after a revocation elsewhere, or once a year: keys and certificates are kept, and
     renewed when they end within 60 days. Needs mosquitto 2.0 or newer.
     """
-    from publisher import broker_directory
-    from publisher.authority import Authority
     from publisher.config import load_home
-    from publisher.enrolment import enrolled
-    from publisher.expulsion import barred
-    from publisher.passphrase import ask
-    from publisher.revocation import Revocations
+    from publisher.devices import broker_directory
+    from publisher.devices.authority import Authority
+    from publisher.devices.enrolment import enrolled
+    from publisher.devices.expulsion import barred
+    from publisher.devices.revocation import Revocations
+    from publisher.trust.passphrase import ask
 
     now, found = time.time(), load_home(home)
     setup = broker_directory.planned(found, out=out, hosts=hosts, port=port, bind=bind, data=data, at=at)

@@ -40,7 +40,7 @@ def channel_add(
 ) -> None:
     """Add the channel NAME to the fleet: its own keys, its own history, and the root that devices need."""
     from publisher import founding
-    from publisher.passphrase import ask
+    from publisher.trust.passphrase import ask
 
     made = founding.add_channel(
         name,

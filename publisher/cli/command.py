@@ -44,8 +44,8 @@ def send(
 
     Exit codes: 0 done, 3 refused by the device, 5 no answer, 6 no broker, or the device is offline.
     """
-    from publisher import commanding
-    from publisher.passphrase import ask
+    from publisher.devices import commanding
+    from publisher.trust.passphrase import ask
 
     found = commanding.send(
         device,

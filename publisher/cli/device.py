@@ -14,7 +14,7 @@ from edge_agent.contract.errors import ConfigError
 from publisher.cli import echo_json, home_option, json_option, main, passphrase_option
 
 if TYPE_CHECKING:
-    from publisher.enrolment import Enrolled
+    from publisher.devices.enrolment import Enrolled
 
 _SLOTS_BYTES_MAX = 256 * 1024
 _SOON_SECONDS = 60 * 86_400
@@ -61,9 +61,9 @@ def enroll(
     The device makes REQUEST with `edge-agent enroll` and installs the answer with `edge-agent enroll --install`. With
     --id and no REQUEST, the answer holds a private key made here: whoever sees it can be the device.
     """
-    from publisher import enrolment
-    from publisher.device_config import STATE
-    from publisher.passphrase import ask
+    from publisher.devices import enrolment
+    from publisher.devices.device_config import STATE
+    from publisher.trust.passphrase import ask
 
     if out.exists():
         raise ConfigError(f"{out} exists already: name another --out, nothing was changed")
@@ -96,7 +96,7 @@ def enroll(
 def list_devices(home: Path | None, as_json: bool) -> None:
     """List the enrolled devices: labels, channels, certificate, and whether it is revoked."""
     from publisher.config import load_home
-    from publisher.enrolment import enrolled
+    from publisher.devices.enrolment import enrolled
 
     found = enrolled(load_home(home))
     now = time.time()
@@ -118,8 +118,8 @@ def list_devices(home: Path | None, as_json: bool) -> None:
 @passphrase_option
 def revoke(name: str, home: Path | None, passphrase_file: Path | None) -> None:
     """Put a device out of the fleet: its certificates open the broker no more."""
-    from publisher import expulsion
-    from publisher.passphrase import ask
+    from publisher.devices import expulsion
+    from publisher.trust.passphrase import ask
 
     done = expulsion.revoke(name, home=home, passphrase=functools.partial(ask, passphrase_file))
     click.echo(f"revoked  {name}: {', '.join(serial[:12] for serial in done.serials)} (list {done.number})")

@@ -12,7 +12,7 @@ import click
 from publisher.cli import echo_json, home_option, json_option, main
 
 if TYPE_CHECKING:
-    from publisher.chronicle import ChannelHistory, Entry
+    from publisher.trust.chronicle import ChannelHistory, Entry
 
 _DIGEST_DIGITS = 12
 _COMMIT_DIGITS = 10
@@ -31,7 +31,7 @@ def history(pipeline: str | None, channel: str | None, limit: int | None, home: 
     All of it is signed metadata, checked against this workstation's pinned root. Exit code 1 when something of it is
     missing or does not hold; what does is shown.
     """
-    from publisher import chronicle as room
+    from publisher.trust import chronicle as room
 
     found = room.history(pipeline, channel=channel, limit=limit, home=home)
     if as_json:

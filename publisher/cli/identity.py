@@ -14,7 +14,7 @@ import click
 from publisher.cli import echo_json, home_option, json_option, main
 
 if TYPE_CHECKING:
-    from publisher.description import BlobShown, Description
+    from publisher.comparison.description import BlobShown, Description
 
 root_option = click.option(
     "--root",
@@ -35,7 +35,7 @@ def closure(target: str | None, root: Path | None, as_json: bool) -> None:
     TARGET is module:attr, file.py[:attr], or none for [tool.fieldcast] in pyproject.toml. Nothing of it is run, unless
     it names a pipeline: then the closures of its stages are listed together. Exit code 1 when something is refused.
     """
-    from publisher import identity
+    from publisher.comparison import identity
 
     found = identity.closure(target, root=root)
     if as_json:
@@ -58,7 +58,7 @@ def fingerprint(target: str | None, root: Path | None, as_json: bool) -> None:
     that names a pipeline gives an entry for each stage (parameters and state are not code: see `publisher diff`), and
     one for all of them together.
     """
-    from publisher import identity
+    from publisher.comparison import identity
 
     found = identity.fingerprint(target, root=root)
     if as_json:
@@ -87,8 +87,8 @@ def diff(a: str, b: str, root: Path | None, channel: str | None, home: Path | No
     the first digits of its digest. Exit codes: 0 equal in meaning, 1 different, 2 cannot be compared.
     """
     from edge_agent.contract.errors import AuthorError, ConfigError
-    from publisher.difference import compare
-    from publisher.edition import open_edition
+    from publisher.comparison.difference import compare
+    from publisher.comparison.edition import open_edition
 
     try:
         found = compare(*(open_edition(text, root=root, home=home, channel=channel) for text in (a, b)))
@@ -116,7 +116,7 @@ def show(reference: str, channel: str | None, home: Path | None, as_json: bool) 
     REF is name@sequence, name@channel (what it offers now), name@tag, or the first digits of its digest. Exit code 1
     when its signatures do not hold or a blob is missing or damaged.
     """
-    from publisher.description import describe
+    from publisher.comparison.description import describe
 
     found = describe(reference, home=home, channel=channel)
     if as_json:
@@ -136,8 +136,8 @@ def pack(target: str | None, out: Path, root: Path | None, as_json: bool) -> Non
 
     The same pipeline gives the same bytes on every machine. What an earlier pack left in DIR is replaced.
     """
-    from publisher import identity
-    from publisher.unpacked import write
+    from publisher.comparison import identity
+    from publisher.comparison.unpacked import write
 
     package = identity.package(target, root=root)
     written = write(package, out)

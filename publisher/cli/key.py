@@ -15,7 +15,7 @@ from edge_agent.contract.errors import ConfigError
 from publisher.cli import echo_json, home_option, json_option, main, passphrase_option
 
 if TYPE_CHECKING:
-    from publisher.custody import Custodian, RoleListed
+    from publisher.trust.custody import Custodian, RoleListed
 
 _threshold_option = click.option(
     "--threshold", type=click.IntRange(1, 32), metavar="N", help="How many of the role's keys must sign from then on."
@@ -45,8 +45,8 @@ def _acting(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         *args: Any, directories: tuple[Path, ...], home: Path | None, passphrase_file: Path | None, **chosen: Any
     ) -> None:
-        from publisher.custody import Custodian
-        from publisher.passphrase import ask
+        from publisher.trust.custody import Custodian
+        from publisher.trust.passphrase import ask
 
         who = Custodian(
             home=home,
@@ -70,7 +70,7 @@ def key() -> None:
 @json_option
 def key_list(channel: str | None, who: Custodian, as_json: bool) -> None:
     """List roles, keys, thresholds and expiry of CHANNEL (or all), and which private keys are here."""
-    from publisher import custody
+    from publisher.trust import custody
 
     found = custody.list_keys(who, [channel] if channel else [])
     if as_json:
@@ -103,7 +103,7 @@ def key_add(
     ROLE is root, timestamp, snapshot, targets, release, rollout, or operator (who may send commands to devices). Exit
     code 7: kept, and waiting for others to sign.
     """
-    from publisher import custody
+    from publisher.trust import custody
 
     click.echo(custody.add_key(who, channel, role, name or "", public=public, threshold=threshold, scope=scope))
 
@@ -120,7 +120,7 @@ def key_rotate(channel: str, role: str, name: str | None, public: Path | None, w
     After the theft of timestamp or snapshot keys: rotate `snapshot`, which takes the timestamp's along; devices then
     follow again, whatever version numbers the thief has signed.
     """
-    from publisher import custody
+    from publisher.trust import custody
 
     click.echo(custody.rotate_key(who, channel, role, name or "", public=public))
 
@@ -133,7 +133,7 @@ def key_rotate(channel: str, role: str, name: str | None, public: Path | None, w
 @_acting
 def key_revoke(channel: str, role: str, name: str, threshold: int | None, who: Custodian) -> None:
     """Take a key of ROLE in CHANNEL out of force."""
-    from publisher import custody
+    from publisher.trust import custody
 
     click.echo(custody.revoke_key(who, channel, role, name, threshold=threshold))
 
@@ -143,7 +143,7 @@ def key_revoke(channel: str, role: str, name: str, threshold: int | None, who: C
 @_acting
 def key_renew(channel: str, who: Custodian) -> None:
     """Sign root, targets, release and rollout of CHANNEL anew with the same keys, good for another year."""
-    from publisher import custody
+    from publisher.trust import custody
 
     click.echo(custody.renew_roles(who, channel))
 
@@ -155,7 +155,7 @@ def key_renew(channel: str, who: Custodian) -> None:
 @_acting
 def key_export(name: str, new: bool, out: Path | None, who: Custodian) -> None:
     """Print the public half of a key as PEM, for a colleague to add by `publisher key add … --public FILE`."""
-    from publisher import custody
+    from publisher.trust import custody
 
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already: nothing was written")
@@ -174,7 +174,7 @@ def key_export(name: str, new: bool, out: Path | None, who: Custodian) -> None:
 @_acting
 def key_sign(channel: str, drop: bool, yes: bool, who: Custodian) -> None:
     """Show the change that waits in CHANNEL, add this workstation's signatures, and publish it once it has enough."""
-    from publisher import custody
+    from publisher.trust import custody
 
     if drop:
         click.echo(custody.drop_change(who, channel))

@@ -12,7 +12,7 @@ from publisher.cli import EXIT_CODES, echo_json, home_option, json_option, main
 from publisher.cli.identity import root_option
 
 if TYPE_CHECKING:
-    from publisher.checking import Checked
+    from publisher.packing.checking import Checked
     from publisher.preflight import Finding
 
 
@@ -43,7 +43,7 @@ def preflight(
     It runs under two hash seeds, and must give what your own process gave. Interpreters given with --python need
     fieldcast installed. With a home, the last report of every device is judged too. Exit code 3 when anything refuses.
     """
-    from publisher.checking import check
+    from publisher.packing.checking import check
 
     found = check(target, root=root, pythons=pythons, images=images, home=home)
     if as_json:

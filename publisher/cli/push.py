@@ -16,7 +16,7 @@ from edge_agent.terminal import Seconds
 from publisher.cli import EXIT_CODES, echo_json, home_option, json_option, main, passphrase_option
 
 if TYPE_CHECKING:
-    from publisher.fleet import DeviceOutcome
+    from publisher.devices.fleet import DeviceOutcome
     from publisher.pushing import PushResult
 
 
@@ -43,7 +43,7 @@ def init(
 ) -> None:
     """Found a fleet: make its keys, protected by one passphrase, and its channels."""
     from publisher import founding
-    from publisher.passphrase import ask
+    from publisher.trust.passphrase import ask
 
     made = founding.init(
         fleet,
@@ -130,7 +130,7 @@ def run(
     **chosen: Any,
 ) -> None:
     """Call `push`, `rollback` or `promote`, print how it ended and exit accordingly."""
-    from publisher.passphrase import ask
+    from publisher.trust.passphrase import ask
 
     chosen = {name: value for name, value in chosen.items() if value is not None}
     for name in ("tag", "message"):
@@ -181,8 +181,8 @@ def _ended(device: DeviceOutcome) -> str:
 @json_option
 def refresh(channels: tuple[str, ...], home: Path | None, passphrase_file: Path | None, as_json: bool) -> None:
     """Sign timestamp and snapshot anew, so that devices go on taking updates. Offers nothing new."""
-    from publisher import renewal
-    from publisher.passphrase import ask
+    from publisher.trust import renewal
+    from publisher.trust.passphrase import ask
 
     found = renewal.refresh(channels, home=home, passphrase=functools.partial(ask, passphrase_file))
     if as_json:

@@ -14,8 +14,8 @@ from publisher.cli import echo_json, home_option, json_option, main
 
 if TYPE_CHECKING:
     from edge_agent.contract.messages import SlotReport
-    from publisher.fleet import DeviceStatus
-    from publisher.overview import ChannelStatus, FleetStatus
+    from publisher.devices.fleet import DeviceStatus
+    from publisher.devices.overview import ChannelStatus, FleetStatus
 
 DAY_SECONDS = 86_400
 
@@ -33,7 +33,7 @@ class _Said(msgspec.Struct, frozen=True, kw_only=True):
 @json_option
 def status(home: Path | None, as_json: bool) -> None:
     """Show what is offered in each channel and what every device last reported."""
-    from publisher import overview
+    from publisher.devices import overview
 
     found = overview.status(home=home)
     if as_json:

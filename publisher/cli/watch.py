@@ -12,7 +12,7 @@ from edge_agent.contract.digest import encode_json
 from publisher.cli import home_option, json_option, main
 
 if TYPE_CHECKING:
-    from publisher.watching import SeenEvent
+    from publisher.devices.watching import SeenEvent
 
 
 @main.command(short_help="Print what happens on the devices, as it happens.")
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @json_option
 def watch(channel: str | None, home: Path | None, as_json: bool) -> None:
     """Print every transition of every device in one line, until Ctrl-C, with the standing of the device's word."""
-    from publisher.watching import events
+    from publisher.devices.watching import events
 
     for seen in events(home=home, channel=channel):
         click.echo(encode_json(seen).decode() if as_json else line(seen))

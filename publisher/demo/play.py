@@ -27,7 +27,7 @@ from publisher.broker import EmbeddedBroker
 from publisher.config import Home
 from publisher.demo.screen import DeviceTable, Screen, print_summary
 from publisher.demo.stage import Stage
-from publisher.fleet import Fleet, Outcome
+from publisher.devices.fleet import Fleet, Outcome
 from publisher.founding import init
 from publisher.pushing import PushResult, push
 from publisher.uplink import connect

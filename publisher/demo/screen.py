@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.contract.messages import SlotReport
-from publisher.fleet import Fleet
+from publisher.devices.fleet import Fleet
 
 __all__ = ["DeviceTable", "Screen", "print_summary"]
 

@@ -22,7 +22,7 @@ from typing import Any
 from edge_agent.contract.errors import AuthorError, TransportError
 from edge_agent.transport.address import Address
 from publisher.config import Home
-from publisher.passphrase import VARIABLE as PASSPHRASE
+from publisher.trust.passphrase import VARIABLE as PASSPHRASE
 
 __all__ = ["Stage"]
 

@@ -327,7 +327,7 @@ GUARDS: dict[str, Guard] = {
         ),
     ),
     "the security floor of the publisher": Guard(
-        {"publisher.marks:floor_of": give_back(0)},
+        {"publisher.trust.marks:floor_of": give_back(0)},
         (
             Victim(
                 "tests.publisher.test_marks",

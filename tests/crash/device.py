@@ -28,7 +28,7 @@ from edge_agent.update.deployment import TRANSITIONS, UNDER_WAY, Write
 from edge_agent.update.layout import lay_out
 from edge_agent.update.mirror import Mirror
 from publisher.packaging import pack
-from publisher.project import find_pipeline
+from publisher.packing.project import find_pipeline
 from tests.simulators import author
 from tests.simulators.waiting import until
 

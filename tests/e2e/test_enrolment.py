@@ -172,7 +172,7 @@ def test_nobody_gets_in_without_a_certificate_of_the_fleet(guarded: Guarded, tmp
 
 def _stranger(place: Path, device: str, fleet: str) -> None:
     """Make a certificate that says the same, of an authority that calls itself the same."""
-    from publisher.authority import Authority, new_key, private_pem
+    from publisher.devices.authority import Authority, new_key, private_pem
 
     key = new_key()
     authority = Authority.found(fleet, new_key(), 1_750_000_000)

@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 
-from publisher.fleet import Outcome
+from publisher.devices.fleet import Outcome
 from publisher.pushing import Ending
 from tests.simulators import author
 from tests.simulators.agents import AgentProcess

@@ -13,9 +13,9 @@ import pytest
 
 from edge_agent.contract.errors import AuthorError, TransportError
 from edge_agent.contract.reports import Command, Report, encode, parse
-from publisher.commanding import CommandResult
-from publisher.commanding import send as send_command
-from publisher.overview import status
+from publisher.devices.commanding import CommandResult
+from publisher.devices.commanding import send as send_command
+from publisher.devices.overview import status
 from tests.simulators import author
 from tests.simulators.enrolled import EnrolledFleet
 from tests.simulators.waiting import until

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from edge_agent import overview
-from edge_agent.cli import main
+from edge_agent.cli import main, overview
 from tests.simulators import author
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.fleet import FleetSimulator

@@ -16,7 +16,7 @@ from edge_agent.cli import main
 from edge_agent.contract.enrolment import Answer, decode_answer, encode_answer
 from edge_agent.contract.errors import ConfigError
 from edge_agent.enrolment import install, request
-from publisher.authority import Authority, new_key, private_pem
+from publisher.devices.authority import Authority, new_key, private_pem
 
 NOW = 1_800_000_000.0
 AUTHORITY = Authority.found("plant", new_key(), NOW)

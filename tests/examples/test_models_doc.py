@@ -20,9 +20,9 @@ import pytest
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
 
+from publisher.comparison.subject import load  # noqa: E402
 from publisher.packaging import Package, pack  # noqa: E402 - needs numpy
 from publisher.preflight import preflight  # noqa: E402
-from publisher.subject import load  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "MODELS.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from publisher import keys
+from publisher.trust import keys
 from tests.simulators.thrift import REAL_COST, cheap_keys, verifier_at_hand
 
 # What these show needs the process.

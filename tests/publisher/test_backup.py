@@ -17,16 +17,16 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import AuthorError, ConfigError, FieldcastError, TransportError, UpdateRejected
-from publisher.authority import Authority
-from publisher.backup_file import examine
-from publisher.broker_directory import planned, use, write
-from publisher.chronicle import history
+from publisher.backup.backup_file import examine
+from publisher.backup.restoration import restore
+from publisher.backup.safekeeping import backup
 from publisher.cli import main
 from publisher.config import load_home
-from publisher.keys import KeyStore
+from publisher.devices.authority import Authority
+from publisher.devices.broker_directory import planned, use, write
 from publisher.record import Record
-from publisher.restoration import restore
-from publisher.safekeeping import backup
+from publisher.trust.chronicle import history
+from publisher.trust.keys import KeyStore
 from publisher.uplink import connect
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.office import PASSPHRASE, Office, at_hand, blob_of, manifest_of

@@ -17,12 +17,14 @@ from click.testing import CliRunner, Result
 from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import Reason, ReasonCode, TransportError
 from edge_agent.contract.messages import ReleaseInfo, Report, SlotReport
-from publisher import overview, passphrase, pushing, uplink
+from publisher import pushing, uplink
 from publisher.cli import EXIT_CODES, main
-from publisher.fleet import DeviceOutcome, DeviceStatus, Outcome
+from publisher.devices import overview
+from publisher.devices.fleet import DeviceOutcome, DeviceStatus, Outcome
+from publisher.devices.overview import ChannelStatus, FleetStatus
 from publisher.founding import init
-from publisher.overview import ChannelStatus, FleetStatus
 from publisher.pushing import Ending, PushResult
+from publisher.trust import passphrase
 from tests.simulators import author
 from tests.simulators.broker import EXECUTABLE, Mosquitto, free_port
 from tests.simulators.fleet import CHANNEL, FleetSimulator

@@ -18,9 +18,9 @@ from edge_agent.contract.digest import Digest
 from edge_agent.contract.manifest import parse_manifest
 from publisher import founding
 from publisher.config import Home
-from publisher.keys import KeyStore
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.keys import KeyStore
+from publisher.trust.repository import Channel
 
 PROJECT = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -17,8 +17,8 @@ from edge_agent.contract.messages import Report, SlotReport, Topics, encode_repo
 from edge_agent.profile import collect
 from edge_agent.transport.client import Client
 from publisher import founding
-from publisher.checking import check
 from publisher.config import Home
+from publisher.packing.checking import check
 from publisher.preflight import Verdict
 from tests.simulators import author
 from tests.simulators.broker import EXECUTABLE, Mosquitto, free_port

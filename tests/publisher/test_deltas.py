@@ -14,9 +14,9 @@ from edge_agent.contract.manifest import InputSpec, Manifest, ModelRef, OutputSp
 from publisher import deltas as module
 from publisher.deltas import bases, deltas, make, pairs
 from publisher.founding import init
-from publisher.keys import KeyStore
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.keys import KeyStore
+from publisher.trust.repository import Channel
 
 NOISE = random.Random(1).randbytes(200_000)
 

@@ -21,7 +21,7 @@ from publisher.demo import play
 from publisher.demo.meter import Meter
 from publisher.demo.screen import DeviceTable, Screen, print_summary
 from publisher.demo.stage import Stage
-from publisher.fleet import Fleet
+from publisher.devices.fleet import Fleet
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.waiting import until
 

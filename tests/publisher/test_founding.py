@@ -13,7 +13,7 @@ from edge_agent.contract.errors import AuthorError, ConfigError
 from publisher import founding
 from publisher.founding import init
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.repository import Channel
 
 URL = "mqtt://broker.local"
 

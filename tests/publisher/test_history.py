@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from edge_agent.contract.errors import AuthorError, ConfigError, UpdateRejected
-from publisher import chronicle as room
-from publisher import roles
-from publisher.chronicle import Chronicle, State, history
 from publisher.cli import main
+from publisher.trust import chronicle as room
+from publisher.trust import roles
+from publisher.trust.chronicle import Chronicle, State, history
 from tests.simulators.office import Office, at_hand
 
 URL = "mqtt://127.0.0.1:9"  # nobody listens there: history asks no broker

@@ -173,7 +173,7 @@ def test_a_bundle_asks_for_a_python_that_parses_what_is_surely_imported(tmp_path
         (folder / "newest.py").write_text("type Newest = int\n")
     script = (
         "import importlib.util, sys\nfrom publisher.closure import collect\n"
-        "from publisher.requirements import Needs\n"
+        "from publisher.packing.requirements import Needs\n"
         "for path in sys.argv[1:]:\n"
         "    print(Needs([], '>=3.11', []).for_syntax(collect(path + '/m.py:Same').oldest_minor).python)\n"
     )

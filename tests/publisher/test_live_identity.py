@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from publisher.analysis.live_identity import live_fingerprint
-from publisher.by_value import pin
 from publisher.fingerprint import Fingerprint
+from publisher.packing.by_value import pin
 
 RICH = """
 import collections, enum, functools, logging, math

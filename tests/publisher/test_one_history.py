@@ -17,7 +17,7 @@ from publisher import contention, uplink
 from publisher.contention import ATTEMPTS_MAX, rebased
 from publisher.pushing import rollback
 from publisher.record import Conflict
-from publisher.repository import Channel
+from publisher.trust.repository import Channel
 from publisher.uplink import Uplink, connect
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.office import PASSPHRASE, Office, retained

@@ -18,11 +18,11 @@ from edge_agent.contract.errors import AuthorError, ConfigError
 from edge_agent.profile import collect
 from edge_agent.sdk import plain
 from edge_agent.sdk.pipeline import Pipeline
-from publisher import trial as room
 from publisher.packaging import Package, pack
+from publisher.packing import trial as room
+from publisher.packing.project import find_pipeline
+from publisher.packing.trial import bench
 from publisher.preflight import SEEDS, Preflight, Verdict, preflight
-from publisher.project import find_pipeline
-from publisher.trial import bench
 from tests.simulators import author
 from tests.simulators.workshop import pythons
 

@@ -13,11 +13,11 @@ from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import AuthorError, ConfigError, FieldcastError, TransportError
 from edge_agent.transport import blobs, envelope
 from publisher import pushing, uplink
-from publisher.fleet import DeviceOutcome, Outcome
-from publisher.overview import status
+from publisher.devices.fleet import DeviceOutcome, Outcome
+from publisher.devices.overview import status
 from publisher.pushing import Ending, ending_of
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.repository import Channel
 from tests.simulators import author
 from tests.simulators.broker import EXECUTABLE, Mosquitto, free_port
 from tests.simulators.fleet import CHANNEL, FleetSimulator

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from edge_agent.contract.certificates import read
 from edge_agent.contract.enrolment import decode_answer
-from publisher.authority import Authority, new_key, private_pem
 from publisher.config import load_home
-from publisher.custody import Custodian, add_key, revoke_key
-from publisher.enrolment import enroll
-from publisher.revocation import Revocations
+from publisher.devices.authority import Authority, new_key, private_pem
+from publisher.devices.enrolment import enroll
+from publisher.devices.revocation import Revocations
+from publisher.trust.custody import Custodian, add_key, revoke_key
 from tests.simulators.agents import AgentProcess
 from tests.simulators.broker import Mosquitto, free_port
 from tests.simulators.fleet import CHANNEL, FleetSimulator

@@ -29,12 +29,12 @@ from edge_agent.transport import blobs, envelope
 from edge_agent.transport.client import Client
 from publisher.config import Home
 from publisher.founding import init
-from publisher.keys import KeyStore
 from publisher.packaging import pack
-from publisher.project import find_pipeline
+from publisher.packing.project import find_pipeline
 from publisher.pushing import PushResult, push, rollback
 from publisher.record import Record
-from publisher.repository import Channel, Published
+from publisher.trust.keys import KeyStore
+from publisher.trust.repository import Channel, Published
 from publisher.uplink import connect
 from tests.simulators import author
 from tests.simulators.agents import AgentProcess, Counting

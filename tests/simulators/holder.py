@@ -18,9 +18,9 @@ from edge_agent.contract.verification import Floor, Request, Verified
 from edge_agent.update import trust
 from publisher.cli import main
 from publisher.config import load_home
-from publisher.keys import KeyStore
 from publisher.record import Record
-from publisher.repository import Channel
+from publisher.trust.keys import KeyStore
+from publisher.trust.repository import Channel
 from tests.simulators.broker import free_port
 
 __all__ = ["FLEET", "PASSPHRASE", "Follower", "Holder"]

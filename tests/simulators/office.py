@@ -27,10 +27,10 @@ from edge_agent.transport.client import Client
 from publisher.config import Home, load_home
 from publisher.desk import Desk, Ending, PushResult
 from publisher.founding import init
-from publisher.keys import KeyStore
 from publisher.promotion import promote
 from publisher.record import Record
-from publisher.repository import Channel, Published
+from publisher.trust.keys import KeyStore
+from publisher.trust.repository import Channel, Published
 from publisher.uplink import connect
 from tests.simulators.thrift import cheap_keys, verifier_at_hand
 from tests.simulators.waiting import until

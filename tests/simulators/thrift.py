@@ -1,8 +1,9 @@
 """Keys that open at once and a verifier at hand, for tests that stand for something else.
 
 A home has seven keys, and every signature opens some; every publication is verified three times, each in a process of
-its own: at their real cost that is most of a small test's time. `tests/publisher/test_keys.py` holds the cost of keys,
-`tests/publisher/test_repository.py` and every test that runs the command hold the process. Agents always start theirs.
+its own: at their real cost that is most of a small test's time. `tests/publisher/trust/test_keys.py` holds the cost of
+keys, `tests/publisher/trust/test_repository.py` and every test that runs the command hold the process. Agents always
+start theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.update.verifier import reply_to
-from publisher import keys, verification
+from publisher.trust import keys, verification
 
 __all__ = ["REAL_COST", "cheap_keys", "verifier_at_hand"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edge_agent.contract import certificates
 from edge_agent.contract.certificates import CERTIFICATE_BYTES_MAX, PUBLISHER, check_words, issued_by, read
-from publisher.authority import Authority, new_key
+from publisher.devices.authority import Authority, new_key
 from tests.simulators.certificates import Certificates
 
 NOW = 1_800_000_000.0

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from edge_agent.config import Broker, MqttOutput
+from edge_agent.config.plugs import CommandOutput, HttpOutput, JsonlOutput
 from edge_agent.contract.errors import StoreError
 from edge_agent.contract.messages import OutputMessage
-from edge_agent.plugs import CommandOutput, HttpOutput, JsonlOutput
 from edge_agent.runtime.command_sink import CommandSink
 from edge_agent.runtime.http_sink import REFUSED, http_sink
 from edge_agent.runtime.jsonl_sink import jsonl_sink, last_sequence

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent.config import Column
-from edge_agent.plugs import MetricsInput, ModbusInput, OpcuaInput, SysfsInput
+from edge_agent.config.plugs import MetricsInput, ModbusInput, OpcuaInput, SysfsInput
 from edge_agent.runtime.metrics_source import metrics_source
 from edge_agent.runtime.modbus_source import REFUSED, modbus_source, requests
 from edge_agent.runtime.opcua_source import opcua_source

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.config import Column, Timestamp
-from edge_agent.plugs import CommandInput, SerialInput
+from edge_agent.config.plugs import CommandInput, SerialInput
 from edge_agent.runtime.command_source import command_source
 from edge_agent.runtime.framing import BAD_CHECKSUM, GARBAGE, LINE_BYTES_MAX, TOO_LONG, Lines, Records
 from edge_agent.runtime.samples import BadPayload

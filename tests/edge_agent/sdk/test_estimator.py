@@ -17,7 +17,7 @@ from edge_agent import Input, Output, Pipeline, Window, rebuild
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk.estimator import Estimator, as_stage
 from publisher.packaging import Package, pack
-from publisher.rebuild import from_manifest, to_manifest
+from publisher.packing.rebuild import from_manifest, to_manifest
 from tests.simulators.workshop import Shelf
 
 

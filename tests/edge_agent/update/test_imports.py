@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.contract.errors import Blame, ReasonCode, UpdateRejected
 from edge_agent.contract.verification import Verified
-from edge_agent.outcome import Outcome, outcomes
+from edge_agent.offline.outcome import Outcome, outcomes
 from edge_agent.update.deployment import EventKind, State
 from edge_agent.update.imports import AGAIN_SECONDS, argument_of
 from edge_agent.update.intake import FREE_REFUSALS

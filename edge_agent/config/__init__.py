@@ -1,0 +1,43 @@
+"""The agent's configuration: one TOML file, parsed once into frozen sections, validated whole."""
+
+from edge_agent.config.document import (
+    STATE_DIRECTORY,
+    Blobs,
+    Broker,
+    Channel,
+    Column,
+    Commands,
+    Condition,
+    Config,
+    CsvInput,
+    Device,
+    LocalPolicy,
+    MqttInput,
+    MqttOutput,
+    Slot,
+    SqliteOutput,
+    StoreLimits,
+    Timestamp,
+    load,
+)
+
+__all__ = [
+    "STATE_DIRECTORY",
+    "Blobs",
+    "Broker",
+    "Channel",
+    "Column",
+    "Commands",
+    "Condition",
+    "Config",
+    "CsvInput",
+    "Device",
+    "LocalPolicy",
+    "MqttInput",
+    "MqttOutput",
+    "Slot",
+    "SqliteOutput",
+    "StoreLimits",
+    "Timestamp",
+    "load",
+]

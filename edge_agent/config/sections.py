@@ -1,0 +1,360 @@
+"""The sections of the agent's configuration file, as frozen values.
+
+A field is a key of the file, its default what holds when the key is missing. Nothing is checked here:
+`edge_agent.config` does that, and is where the rest of the program imports these from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from edge_agent.config.credentials import secret
+from edge_agent.contract.dtypes import DEFAULT, Dtype
+from edge_agent.contract.errors import ConfigError
+
+__all__ = [
+    "STATE_DIRECTORY",
+    "Blobs",
+    "Broker",
+    "Channel",
+    "Column",
+    "Commands",
+    "Condition",
+    "Config",
+    "CsvInput",
+    "Device",
+    "HealthLimits",
+    "IncidentLimits",
+    "Input",
+    "LocalPolicy",
+    "MqttInput",
+    "MqttOutput",
+    "Output",
+    "Sandbox",
+    "Section",
+    "Slot",
+    "Spooled",
+    "SqliteOutput",
+    "StoreLimits",
+    "Timestamp",
+    "WorkerLimits",
+]
+
+STATE_DIRECTORY = Path("/var/lib/edge-agent")
+# Those that run code (`exec`, `call`, `dev`) have no effect in this version, but may be forbidden or allowed by name.
+COMMAND_TYPES = ("ping", "report", "rollback", "retry", "hold", "exec", "call", "dev")
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of the file; its fields are the keys the table may have."""
+
+
+class Device(Section, frozen=True, kw_only=True):
+    """Who this device is. `state` is the directory that the agent owns."""
+
+    id: str
+    fleet: str
+    state: Path = STATE_DIRECTORY
+    labels: dict[str, str] = {}
+
+
+class Broker(Section, frozen=True, kw_only=True):
+    """A broker and how to authenticate there: `mqtt://host[:port]` or `mqtts://host[:port]`.
+
+    `ca`, `cert` and `key` are PEM files and need `mqtts`. The password stays in `password_file`, or with systemd as
+    `credential`, until it is needed.
+    """
+
+    url: str
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+    credential: str = ""
+
+    @property
+    def host(self) -> str:
+        """Name or address, without brackets."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port, 1883 or 8883 when the URL names none."""
+        parts = urlsplit(self.url)
+        return parts.port or DEFAULT_PORTS[parts.scheme]
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def address(self) -> str:
+        """`host:port` for messages."""
+        return f"{self.host}:{self.port}"
+
+    def password(self) -> bytes | None:
+        """Read the password, without a trailing newline. Raises `OSError`."""
+        return secret(self.password_file, self.credential)
+
+
+class Blobs(Section, frozen=True, kw_only=True):
+    """Where blobs come from, in this order: `mqtt`, or the URL of a mirror (`file`, `https`, `http`, `s3`, `gs`, `az`).
+
+    `ca` is a PEM file that https mirrors are checked against (the system's otherwise). `bytes_per_second` limits what
+    is fetched, 0 is no limit. Without `deltas` blobs are always fetched whole.
+    """
+
+    sources: list[str] = msgspec.field(default_factory=lambda: ["mqtt"])
+    ca: Path | None = None
+    bytes_per_second: float = 0.0
+    deltas: bool = True
+
+
+class Channel(Section, frozen=True, kw_only=True):
+    """A channel this device follows, and the root of its trust (`1.root.json`)."""
+
+    root: Path
+
+
+class Commands(Section, frozen=True, kw_only=True):
+    """Which commands of operators this device takes over the network, whatever their keys allow."""
+
+    allow: list[str] = msgspec.field(default_factory=lambda: ["ping", "report", "rollback"])
+
+
+class Column(Section, frozen=True, kw_only=True):
+    """Where a column's values lie in a payload or file, and what they are.
+
+    Numbers, alone or in a vector, become `value * scale + offset`, in `unit` afterwards.
+    """
+
+    path: str
+    scale: float = 1.0
+    offset: float = 0.0
+    unit: str = ""
+    dtype: Dtype = DEFAULT
+
+
+class Timestamp(Section, frozen=True, kw_only=True):
+    """Where a sample's time lies, as a number of `unit` since 1970, UTC."""
+
+    path: str
+    unit: Literal["s", "ms", "us", "ns"] = "s"
+
+
+class Input(Section, frozen=True, kw_only=True):
+    """Where samples come from: columns, and in it a sample's time and number where it brings them."""
+
+    columns: dict[str, Column] = {}
+    timestamp: Timestamp | None = None
+    sequence: str = ""
+
+
+class Output(Section, frozen=True, kw_only=True):
+    """Where outputs go. `stream` is their name there."""
+
+    stream: str = ""
+
+
+class Spooled(Output, frozen=True, kw_only=True):
+    """An output that may be out of reach: `spool_mb` on disk hold what waits; without them the source waits.
+
+    It is resent at `resend_per_second` at the most.
+    """
+
+    spool_mb: float = 0.0
+    resend_per_second: float = 1000.0
+
+
+class MqttInput(Input, frozen=True, kw_only=True):
+    """Samples from an MQTT topic (wildcards allowed), one JSON object or array per message.
+
+    Without `timestamp` the time of arrival counts, without `sequence` samples are counted. `broker` is where the
+    topic is when that is not the agent's own broker.
+    """
+
+    source: Literal["mqtt"] = "mqtt"
+    topic: str
+    columns: dict[str, Column]
+    qos: int = 1
+    timestamp: Timestamp | None = None
+    sequence: str = ""
+    broker: Broker | None = None
+
+
+class CsvInput(Input, frozen=True, kw_only=True):
+    """Samples replayed from a CSV file whose header names the columns.
+
+    `columns` maps logical names to header names; empty: every column of the file but timestamp and sequence. Time runs
+    `speed` times as fast as the timestamps (or `rate_hz`, for a file without) say; 0 is as fast as samples are taken.
+    `repeat` is true (for ever), or how many times the file is played.
+    """
+
+    source: Literal["csv"] = "csv"
+    path: Path
+    columns: dict[str, Column] = {}
+    timestamp: Timestamp | None = None
+    sequence: str = ""
+    rate_hz: float = 0.0
+    speed: float = 1.0
+    repeat: bool | int = False
+
+
+class MqttOutput(Spooled, frozen=True, kw_only=True):
+    """Outputs as JSON messages to one topic. With `retain`, the broker keeps the last one."""
+
+    sink: Literal["mqtt"] = "mqtt"
+    topic: str
+    qos: int = 1
+    retain: bool = False
+    stream: str = ""
+    broker: Broker | None = None
+
+
+class SqliteOutput(Output, frozen=True, kw_only=True):
+    """Outputs as rows of an SQLite table, keyed by (stream, sequence)."""
+
+    sink: Literal["sqlite"] = "sqlite"
+    path: Path
+    table: str = "output"
+    stream: str = ""
+
+
+class Condition(Section, frozen=True, kw_only=True):
+    """What must hold before an update goes on: the number in `file` lies within bounds, or `command` exits with 0.
+
+    `seconds` is how long the command may take.
+    """
+
+    file: Path | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    command: list[str] = []
+    seconds: float = 5.0
+
+
+class LocalPolicy(Section, frozen=True, kw_only=True):
+    """When updates of a slot may be fetched and activated: daily windows such as `22:00-05:00` or `22:00-05:00 UTC`.
+
+    No window means at any time. While the file `lock` is there, or a condition does not hold, nothing new begins. After
+    the agent or the machine died, the committed release runs alone for `settle_seconds` before a candidate starts.
+    """
+
+    fetch: list[str] = []
+    activate: list[str] = []
+    lock: Path | None = None
+    require: list[Condition] = []
+    settle_seconds: float = 10.0
+
+
+class StoreLimits(Section, frozen=True, kw_only=True):
+    """What is kept on the device: committed releases of each slot, the active one included, and blobs in MiB.
+
+    Blobs of kept releases stay whatever the budget.
+    """
+
+    keep: int = 3
+    budget_mb: int = 1024
+
+
+class HealthLimits(Section, frozen=True, kw_only=True):
+    """What this device asks of releases on a slot beyond their manifests' health policy; the stricter of both holds.
+
+    The keys are the policy's. Probation may only become longer, everything else only tighter.
+    """
+
+    start_seconds: float | None = None
+    probation_seconds: float | None = None
+    probation_frames: int | None = None
+    shadow_frames: int | None = None
+    error_rate_max: float | None = None
+    heartbeat_seconds: float | None = None
+    latency_ms_max: float | None = None
+    latency_ratio_max: float | None = None
+    memory_mb_max: float | None = None
+    memory_growth_mb_max: float | None = None
+    disagreement_max: float | None = None
+    rows_ratio_max: float | None = None
+    printed_kb_max: float | None = None
+    needs_broker: bool | None = None
+
+
+class IncidentLimits(Section, frozen=True, kw_only=True):
+    """What is kept of releases that fail: `keep` incidents, each with `frames` input frames in `kilobytes` at most.
+
+    `frames = 0` keeps no input. Columns in `redact` are left out of them.
+    """
+
+    keep: int = 20
+    frames: int = 8
+    kilobytes: int = 256
+    redact: list[str] = []
+
+
+class WorkerLimits(Section, frozen=True, kw_only=True):
+    """What one worker may use at the most; a release may ask for less. 0 is the default.
+
+    Memory is what the worker has for itself, by default half of the machine's. `open_files` is 256 by default,
+    `file_mb` (the size of a file in memory; others it cannot write) 64. `tasks` counts all threads of the agent's user;
+    no limit by default, and none for root.
+    """
+
+    memory_mb: int = 0
+    open_files: int = 0
+    file_mb: int = 0
+    tasks: int = 0
+
+
+class Sandbox(Section, frozen=True, kw_only=True):
+    """What workers' sandboxes must hold: the layers in `require`, without which no release runs here.
+
+    `launcher` is the unix socket of who starts workers, as systemd does; without it they are the agent's own children.
+    """
+
+    require: list[str] = []
+    launcher: Path | None = None
+
+
+class Slot(Section, frozen=True, kw_only=True):
+    """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output."""
+
+    channel: str
+    input: Input
+    output: Output
+    tunable: dict[str, Any] = {}
+    policy: LocalPolicy = LocalPolicy()
+    health: HealthLimits = HealthLimits()
+    limits: WorkerLimits = WorkerLimits()
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file. Paths are absolute; every `stream` is filled in (`<device>/<slot>` unless named).
+
+    A device without `broker` hears and tells nothing: what it runs comes with `edge-agent import`.
+    """
+
+    path: Path
+    device: Device
+    broker: Broker | None = None
+    channel: dict[str, Channel]
+    slot: dict[str, Slot]
+    store: StoreLimits = StoreLimits()
+    commands: Commands = Commands()
+    blobs: Blobs = Blobs()
+    limits: WorkerLimits = WorkerLimits()
+    sandbox: Sandbox = Sandbox()
+    incidents: IncidentLimits = IncidentLimits()
+
+    def broker_of(self, plug: MqttInput | MqttOutput) -> Broker:
+        """Return the broker of a topic: its own, else the agent's. Raises `ConfigError` when there is neither."""
+        found = plug.broker or self.broker
+        if found is None:
+            raise ConfigError(f"topic {plug.topic} has no broker: write [broker], or broker = with the topic")
+        return found

@@ -1,0 +1,1 @@
+"""Updates that come on a stick."""

@@ -1,0 +1,1 @@
+"""Home and record in one file, and back."""

@@ -1,0 +1,1 @@
+"""Which devices may connect, what they say, and what of it counts."""
