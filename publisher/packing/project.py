@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import sys
 import tomllib
 import traceback
@@ -16,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import edge_agent
+import publisher
 from edge_agent.contract.errors import AuthorError
 from edge_agent.sdk.filter import Filter
 from edge_agent.sdk.pipeline import Pipeline
@@ -157,8 +160,8 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})" if f"{error.lineno}" not in str(error) else ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_file()]
-    own = str(Path(__file__).resolve().parent.parent)
-    theirs = [frame for frame in frames if not frame.filename.startswith((own, str(Path(importlib.__file__).parent)))]
+    ours = tuple(str(Path(inspect.getfile(package)).parent) for package in (edge_agent, publisher, importlib))
+    theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
     return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
 
 
