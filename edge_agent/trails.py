@@ -10,12 +10,15 @@ import logging
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edge_agent.config import Config, CsvInput, Slot
 from edge_agent.config.plugs import JsonlInput
+from edge_agent.config.sections import Input
 from edge_agent.contract.digest import encode_json
+from edge_agent.runtime.input_spool import InputSpool
 from edge_agent.runtime.trail import Trail
 
 __all__ = ["BOOT_BITS", "DIRECTORY", "first_sequence", "open_trail"]
@@ -33,7 +36,7 @@ def open_trail(config: Config, name: str, *, anew: bool = False) -> Trail | None
     `anew` leaves an earlier run's behind: its results are gone.
     """
     path, slot = config.device.state / DIRECTORY / f"{name}.trail", config.slot[name]
-    told = encode_json({"input": msgspec.to_builtins(slot.input, enc_hook=str), "stream": slot.output.stream})
+    told = encode_json({"input": _meaning(slot.input), "stream": slot.output.stream})
     try:
         if anew:
             path.unlink(missing_ok=True)
@@ -44,17 +47,36 @@ def open_trail(config: Config, name: str, *, anew: bool = False) -> Trail | None
         return None
 
 
-def first_sequence(slot: Slot, boot: int, known: int | None, trail: Trail | None) -> int:
+def first_sequence(
+    slot: Slot, boot: int, known: int | None, trail: Trail | None, spool: InputSpool | None = None
+) -> int:
     """Return the first sample number of this run, after `known`, the newest that the output has.
 
     A stream goes on after its trail. What is counted here and may have been counted further than the trail shows
-    (after a power cut, or without one) begins above every earlier run of the agent instead.
+    (after a power cut, or without one) begins above every earlier run of the agent instead. What waits in the `spool`
+    came after the trail's samples, and nothing that came after it was given out.
     """
     counted = not isinstance(slot.input, CsvInput | JsonlInput) and not slot.input.sequence
     newest = trail.newest if trail is not None else None
-    if newest is not None and trail is not None and (trail.continues or not counted):
-        return newest + 1
-    return max(known + 1 if known is not None else 0, boot << BOOT_BITS if counted else 0)
+    spooled = spool.newest if spool is not None else None
+    whole = spool is None or spool.intact
+    if spooled is not None and not counted:
+        return spooled + 1
+    if newest is not None and trail is not None and whole and (trail.continues or not counted):
+        return max(newest, -1 if spooled is None else spooled) + 1
+    known = max((one for one in (known, spooled) if one is not None), default=-1)
+    return max(known + 1, boot << BOOT_BITS if counted else 0)
+
+
+def _meaning(section: Input) -> dict[str, Any]:
+    """Return what of an input decides what its samples mean; how long they wait does not."""
+    told: dict[str, Any] = msgspec.to_builtins(section, enc_hook=str)
+    for key in ("linger_ms", "overflow", "queue_rows", "spool_mb"):
+        del told[key]
+    for part in told.get("part", {}).values():
+        for key in ("overflow", "queue_rows", "spool_mb"):
+            del part[key]
+    return told
 
 
 def _boot() -> bytes:

@@ -8,98 +8,83 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Protocol
 
-from edge_agent.config import Config, CsvInput, MqttInput, plugs
+from edge_agent.config import Config, CsvInput, MqttInput, overflow, plugs
 from edge_agent.config.plug_faults import missing_extra
+from edge_agent.config.sections import Input
 from edge_agent.contract.errors import ConfigError
 from edge_agent.runtime.csv_source import CsvSource
+from edge_agent.runtime.input_spool import InputSpool
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.mqtt_source import MqttSource
+from edge_agent.runtime.overflow import DroppingSource
+from edge_agent.runtime.ports import Source
 from edge_agent.runtime.samples import Faults, Samples
+from edge_agent.runtime.stamps import Stamps
 
 __all__ = ["Faults", "Interest", "Samples", "Source", "client_name", "open_source"]
 
 
-class Source(Protocol):
-    """Where a slot's samples come from.
-
-    `columns` are the logical columns in the order of `Samples.values`. `faults` counts what became no sample by kind
-    (`faults.messages` has the last message of each), `rejected` in all. `problem` says in words why nothing can come
-    now, or is empty. `finished` is True when nothing will ever come again.
-    """
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Logical column names."""
-        ...
-
-    @property
-    def faults(self) -> Faults:
-        """What became no sample."""
-        ...
-
-    @property
-    def rejected(self) -> int:
-        """How many messages or rows became no sample."""
-        ...
-
-    @property
-    def problem(self) -> str:
-        """Why nothing can come now."""
-        ...
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last sample was taken."""
-        ...
-
-    def interest(self) -> Interest:
-        """Return descriptor (-1: none), poll events and the monotonic time to call `handle` at the latest (or None).
-
-        Ask before every poll(): all three change, and a descriptor number may return as another file.
-        """
-        ...
-
-    def handle(self, events: int, now: float) -> None:
-        """Do what is due. `events` is what poll() saw (0: the time has come), `now` monotonic seconds."""
-        ...
-
-    def take(self, room: int) -> Samples | None:
-        """Return the oldest waiting samples, at most `room` rows, or None."""
-        ...
-
-    def acknowledge(self, rows: int) -> None:
-        """The oldest `rows` taken samples are safe downstream."""
-        ...
-
-    def close(self) -> None:
-        """Release everything; called once."""
-        ...
-
-
-def open_source(config: Config, slot: str, *, start_sequence: int = 0, answered: Sequence[int] = ()) -> Source:
+def open_source(
+    config: Config,
+    slot: str,
+    *,
+    start_sequence: int = 0,
+    answered: Sequence[int] = (),
+    stamps: Stamps | None = None,
+    spool: InputSpool | None = None,
+) -> Source:
     """Return the source of a slot; it begins with sample `start_sequence` (see the sources for what that means).
 
     `answered` are the marks of an earlier run's last samples, oldest first: should one come once more it is known.
+    `stamps` counts what the timestamps of a merged input's parts are like; those of others are counted by the lane.
+    `spool` is where samples wait that nobody takes, if that is the input's overflow policy or an earlier run left some.
 
     Raises `ConfigError` when a file lacks what the configuration names, or a package is not installed.
     """
     wanted = config.slot[slot].input
+    source, rows_max = _plain(config, slot, start_sequence, answered, stamps), overflow.queue_rows(wanted)
+    if spool is not None:
+        from edge_agent.runtime.spooling import SpoolingSource
+
+        return SpoolingSource(source, slot, rows_max, spool, spools=overflow.policy(wanted) == "spool")
+    return DroppingSource(source, slot, rows_max) if overflow.policy(wanted) == "drop_oldest" else source
+
+
+def _plain(config: Config, slot: str, start_sequence: int, answered: Sequence[int], stamps: Stamps | None) -> Source:
+    """Return the source without an overflow policy of its own: it waits, or drops what it has to."""
+    wanted, key, client = config.slot[slot].input, f"slot.{slot}.input", client_name(config, slot)
+    if not isinstance(wanted, plugs.MergeInput):
+        return _opened(config, wanted, key, client, start_sequence, answered)
+
+    def open_part(name: str, part: Input, known: Sequence[int]) -> Source:
+        # No name has a slash: no two slots or parts are one client.
+        return _opened(config, part, f"{key}.part.{name}", f"{client}/{name}", 0, known)
+
+    module = importlib.import_module("edge_agent.runtime.merged_source")
+    merged: Source = module.MergedSource(
+        wanted, open_part, stamps or Stamps(wanted), start_sequence=start_sequence, answered=answered
+    )
+    return merged
+
+
+def _opened(
+    config: Config, wanted: Input, key: str, client: str, start_sequence: int, answered: Sequence[int]
+) -> Source:
     if isinstance(wanted, MqttInput):
-        broker, name = config.broker_of(wanted), client_name(config, slot)
-        return MqttSource(wanted, broker, name, start_sequence=start_sequence, answered=answered)
+        broker = config.broker_of(wanted)
+        return MqttSource(wanted, broker, client, start_sequence=start_sequence, answered=answered)
     if isinstance(wanted, CsvInput):
         return CsvSource(wanted, start_sequence=start_sequence)
     if words := missing_extra(wanted):
-        raise ConfigError(f"slot.{slot}.input: {words}")
+        raise ConfigError(f"{key}: {words}")
     module, name = _KINDS[type(wanted)]
     made: Source = getattr(importlib.import_module(module), name)(wanted, start_sequence=start_sequence)
     return made
 
 
 # Imported when a slot has one: the agent's memory is for what it does.
-_KINDS = {
+_KINDS: dict[type[Input], tuple[str, str]] = {
     plugs.JsonlInput: ("edge_agent.runtime.jsonl_source", "JsonlSource"),
     plugs.SerialInput: ("edge_agent.runtime.serial_source", "serial_source"),
     plugs.CommandInput: ("edge_agent.runtime.command_source", "command_source"),
@@ -107,6 +92,7 @@ _KINDS = {
     plugs.OpcuaInput: ("edge_agent.runtime.opcua_source", "opcua_source"),
     plugs.SysfsInput: ("edge_agent.runtime.sysfs_source", "sysfs_source"),
     plugs.MetricsInput: ("edge_agent.runtime.metrics_source", "metrics_source"),
+    plugs.InferenceInput: ("edge_agent.runtime.inference", "InferenceSource"),
 }
 
 

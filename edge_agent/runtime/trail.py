@@ -16,21 +16,27 @@ generation being written last. The file is allocated whole, since a map cannot s
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import logging
 import mmap
 import os
 import struct
-import zlib
-from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
+from edge_agent.runtime.records import (
+    MARKS,
+    encode,
+    end_of,
+    flags_of,
+    part,
+    records,
+    row_of,
+    samples_of,
+    shape_in,
+    shape_of,
+)
 from edge_agent.runtime.samples import Samples
 
 __all__ = ["AREA_BYTES_MAX", "Trail"]
@@ -42,9 +48,6 @@ _HEADER = struct.Struct("<8s32s16sQ")  # magic, layout, boot, bytes of an area
 _MAGIC = b"FCTRAIL1"
 _NUMBER = struct.Struct("<Q")
 _SAFE_AT, _CLEAN_AT, _GENERATIONS_AT, _AREAS_AT = 64, 72, (80, 88), 4096
-_RECORD = struct.Struct("<IIQIIII")  # checksum; bytes, first row, rows, flags, columns' checksum, bytes of padding
-_CHECKED = 4  # from here on the checksum counts
-_MARKS, _CELLS = 1, 2
 _ABANDONED = b"\0" * 8
 
 
@@ -77,25 +80,30 @@ class Trail:
         known = found.boot if found is not None and self.continues else bytes(16)
         kept = b"".join(bytes(record) for record in self._records)
         if self._records:
-            first = _row_of(self._records[0])
-            self.total = _end_of(self._records[-1])
+            first = row_of(self._records[0])
+            self.total = end_of(self._records[-1])
             self.safe = min(max(found.safe if found is not None else 0, first), self.total)
         self._generation = 1
         self._begin(kept, known, clean=found is not None and found.clean, sync=True)
         for record in self._records:
-            self._note(len(record), _end_of(record))
+            self._note(len(record), end_of(record))
 
     # --- what an earlier run left ---------------------------------------------------------------------------------
 
     @property
     def newest(self) -> int | None:
         """The number of the newest sample an earlier run left; None without any."""
-        return _part(self._records[-1], 0)[-1] if self._records else None
+        return part(self._records[-1], 0)[-1] if self._records else None
+
+    @property
+    def newest_at(self) -> tuple[int, int] | None:
+        """Number and timestamp of that sample."""
+        return (part(self._records[-1], 0)[-1], part(self._records[-1], 1)[-1]) if self._records else None
 
     @property
     def marks(self) -> list[int]:
         """What the source marked the samples with that an earlier run left, oldest first."""
-        return [mark for record in self._records if _flags(record) & _MARKS for mark in _part(record, 2)]
+        return [mark for record in self._records if flags_of(record) & MARKS for mark in part(record, 2)]
 
     def resume(self, columns: tuple[str, ...]) -> tuple[list[Samples], list[Samples]]:
         """Return what an earlier run left: samples that are done with, and those to be computed again; once.
@@ -103,12 +111,12 @@ class Trail:
         Samples of other columns are left out.
         """
         records, self._records = self._records, []
-        shape, done, again = _shape(columns), [], []
+        shape, done, again = shape_of(columns), [], []
         for record in records:
-            samples = _samples(record, columns) if _RECORD.unpack_from(record)[5] == shape else None
+            samples = samples_of(record, columns) if shape_in(record) == shape else None
             if samples is None:
                 continue
-            cut = min(max(self.safe - _row_of(record), 0), samples.rows)
+            cut = min(max(self.safe - row_of(record), 0), samples.rows)
             done += [samples.part(0, cut)] if cut else []
             again += [samples.part(cut, samples.rows)] if cut < samples.rows else []
         return done, again
@@ -120,7 +128,7 @@ class Trail:
         start, self.total = self.total, self.total + samples.rows
         if self.lost:
             return self.total
-        record = _record(samples, start)
+        record = encode(samples, start)
         if self._position + len(record) > self._area:
             try:
                 self._turn(len(record), wanted)
@@ -258,76 +266,7 @@ def _read(path: Path, layout: bytes) -> _Found | None:
         return None
     numbers = [_NUMBER.unpack_from(data, at)[0] for at in (_SAFE_AT, _CLEAN_AT, *_GENERATIONS_AT)]
     origin = _AREAS_AT + (size if numbers[3] > numbers[2] else 0)
-    return _Found(boot, bool(numbers[1]), numbers[0], list(_records(memoryview(data)[origin : origin + size])))
-
-
-def _records(area: memoryview) -> Iterator[memoryview]:
-    """Yield the records up to the first that does not follow."""
-    at, expected = 0, None
-    while at + _RECORD.size <= len(area):
-        check, size, start, rows, _, _ = _RECORD.unpack_from(area, at)[:6]
-        record = area[at : at + size]
-        if size < _RECORD.size or len(record) != size or not rows or (expected is not None and start != expected):
-            return
-        if zlib.crc32(record[_CHECKED:]) != check:
-            return
-        yield record
-        at, expected = at + size, start + rows
-
-
-def _record(samples: Samples, start: int) -> bytes:
-    flags = 0
-    values: Any = samples.values
-    if samples.marks:
-        flags |= _MARKS
-    if samples.dtypes:
-        flags |= _CELLS
-        values = msgspec.msgpack.encode([samples.dtypes, values])
-    body = b"".join((samples.sequences, samples.timestamps, samples.marks, values))
-    padding = -len(body) % 8
-    body += bytes(padding)
-    shape = _shape(samples.columns)
-    head = _RECORD.pack(0, _RECORD.size + len(body), start, samples.rows, flags, shape, padding)[_CHECKED:]
-    return b"".join((zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "little"), head, body))
-
-
-def _samples(record: memoryview, columns: tuple[str, ...]) -> Samples | None:
-    """Return the samples of a record, None if it cannot be of these columns."""
-    _, size, _, rows, flags, _, padding = _RECORD.unpack_from(record)
-    body = record[_RECORD.size + 8 * rows * (3 if flags & _MARKS else 2) : size - padding]
-    values: Any
-    dtypes: Sequence[str] = ()
-    if flags & _CELLS:
-        dtypes, values = msgspec.msgpack.decode(body)
-    else:
-        values = array("d", bytes(body))
-    if len(values) != rows * len(columns):
-        return None
-    return Samples(columns, _part(record, 0), _part(record, 1), values, tuple(dtypes))
-
-
-def _part(record: memoryview, place: int) -> array[int]:
-    rows = _RECORD.unpack_from(record)[3]
-    at = _RECORD.size + 8 * rows * place
-    return array("q", bytes(record[at : at + 8 * rows]))
-
-
-def _flags(record: memoryview) -> int:
-    return int(_RECORD.unpack_from(record)[4])
-
-
-def _row_of(record: memoryview) -> int:
-    return int(_RECORD.unpack_from(record)[2])
-
-
-def _end_of(record: memoryview) -> int:
-    return _row_of(record) + int(_RECORD.unpack_from(record)[3])
-
-
-@functools.cache
-def _shape(columns: tuple[str, ...]) -> int:
-    """Return a checksum of column names, of which a process has few."""
-    return zlib.crc32("\0".join(columns).encode())
+    return _Found(boot, bool(numbers[1]), numbers[0], list(records(memoryview(data)[origin : origin + size])))
 
 
 def _fill(descriptor: int, size: int) -> None:
