@@ -88,6 +88,8 @@ def _roles(manifest: Manifest) -> Iterator[tuple[tuple[str, str], BlobRef]]:
             yield (stage.name, "state"), stage.state
         for name, model in sorted(stage.models.items()):
             yield (stage.name, f"model {name}"), model.blob
+            for path, ref in sorted(model.beside.items()):
+                yield (stage.name, f"model {name} {path}"), ref
     if manifest.self_test is not None:
         yield ("", "self-test"), manifest.self_test
 

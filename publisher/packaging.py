@@ -30,7 +30,7 @@ from publisher.analysis import origin
 from publisher.analysis.origin import STDLIB, distribution_of
 from publisher.packing import by_value
 from publisher.packing.code import Code, Way, pack_code, way_of
-from publisher.packing.onnx_header import read_opsets
+from publisher.packing.onnx_header import Header, read_header
 from publisher.packing.requirements import join, join_pythons, pins_of
 
 __all__ = ["Package", "pack"]
@@ -196,14 +196,31 @@ class _Packer:
             data = path.read_bytes()
         except OSError as error:
             raise AuthorError(f"{where}: {error.strerror}") from None
-        opsets: dict[str, int] = {}
+        header = Header({})
         if path.suffix == ".onnx":
             self.requires.append("onnxruntime")
             try:
-                opsets = read_opsets(data)
+                header = read_header(data)
             except ValueError as error:
                 raise AuthorError(f"{where}: {error}") from None
-        return ModelRef(blob=self._blob(data), name=path.name, opsets=opsets)
+        beside = {one: self._blob(_weights(where, path, one)) for one in header.beside}
+        return ModelRef(blob=self._blob(data), name=path.name, opsets=header.opsets, beside=beside)
+
+
+def _weights(where: str, model: Path, inner: str) -> bytes:
+    """Return a file that an ONNX model keeps its weights in."""
+    path = model.parent / inner
+    if inner == model.name:
+        raise AuthorError(f"{where}: it says that its weights lie in itself: save it again with onnx.save(model, path)")
+    if not path.resolve().is_relative_to(model.parent.resolve()):
+        raise AuthorError(f"{where}: its weights lie in {inner}, a link out of its directory: copy them there")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AuthorError(
+            f"{where}: its weights lie in {inner}, which cannot be read from its directory ({error.strerror}): "
+            "keep both files together"
+        ) from None
 
 
 def _imported(name: str, member: Snippet) -> list[str]:

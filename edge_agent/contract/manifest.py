@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.contract.digest import BlobRef, decode_json, encode_json
+from edge_agent.contract.digest import BlobRef, Digest, decode_json, encode_json
 from edge_agent.contract.dtypes import DEFAULT, DTYPES, has_unit
 from edge_agent.contract.errors import Reason, ReasonCode, UpdateRejected
 
@@ -38,6 +38,8 @@ __all__ = [
 FORMAT = 1
 MANIFEST_BYTES_MAX = 256 * 1024
 FILE_NAME_BYTES_MAX = 255
+PATH_DEPTH_MAX = 4
+BESIDE_MAX = 64
 STAGE_DEPTH_MAX = 16
 CONTAINERS = ("edge_agent.sdk.parallel:Parallel", "edge_agent.sdk.pipeline:Pipeline")
 """Targets of stages that are made of stages. Wire format."""
@@ -59,11 +61,24 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file that a stage receives as a path (F6).
 
     `opsets` maps ONNX operator domains (`""` is `ai.onnx`) to versions; empty for files that are not ONNX models.
+    `beside` holds the files that this one names by a path relative to itself: an ONNX model's weights, if they lie in
+    files of their own.
     """
 
     blob: BlobRef
     name: str
     opsets: dict[str, int] = {}
+    beside: dict[str, BlobRef] = {}
+
+    @property
+    def folder(self) -> str:
+        """The name of the directory that the files lie in; equal files only ever share one with equal neighbours."""
+        return Digest.of(encode_json(self)).hex if self.beside else self.blob.digest.hex
+
+    def files(self) -> Iterator[tuple[str, BlobRef]]:
+        """Yield the path of every file, relative to the directory, with its content; the file itself first."""
+        yield self.name, self.blob
+        yield from sorted(self.beside.items())
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -178,7 +193,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Yield every blob the release needs, each once, in a fixed order."""
         seen = set()
         for stage in self.every_stage():
-            for ref in (stage.bundle, stage.state, *(model.blob for _, model in sorted(stage.models.items()))):
+            models = (ref for _, model in sorted(stage.models.items()) for _, ref in model.files())
+            for ref in (stage.bundle, stage.state, *models):
                 if ref is not None and ref.digest not in seen:
                     seen.add(ref.digest)
                     yield ref
@@ -216,6 +232,18 @@ def parse_manifest(data: bytes) -> Manifest:
     if faults:
         raise UpdateRejected(faults)
     return manifest
+
+
+def is_inner_path(path: str) -> bool:
+    """Tell whether `path` leads to a file in or a little below the directory that it is relative to."""
+    parts = path.split("/")
+    return len(parts) <= PATH_DEPTH_MAX and all(map(_is_file_name, parts))
+
+
+def _in_the_way(path: str, files: set[str]) -> bool:
+    """Tell whether a directory that `path` leads through is one of the `files`."""
+    parts = path.split("/")
+    return any("/".join(parts[:depth]) in files for depth in range(1, len(parts)))
 
 
 def _is_file_name(name: str) -> bool:
@@ -304,3 +332,9 @@ def _stage_faults(stage: Stage, where: str) -> Iterator[Reason]:
         if not _is_file_name(model.name):
             words = f"file name {model.name[:80]!r} is not allowed: it must name a file, not a path"
             yield _fault(words, f"{where}.models.{key}.name")
+        if len(model.beside) > BESIDE_MAX:
+            yield _fault(f"more than {BESIDE_MAX} files lie beside {model.name}", f"{where}.models.{key}.beside")
+        for path in sorted(model.beside):
+            if path == model.name or not is_inner_path(path) or _in_the_way(path, {model.name, *model.beside}):
+                words = f"path {path[:80]!r} is not allowed: it must lead to another file in or below its directory"
+                yield _fault(words, f"{where}.models.{key}.beside")

@@ -7,22 +7,27 @@ a `Parallel`) that holds chains itself. Names are unique over the whole tree, so
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from edge_agent.contract.manifest import check_name
+from edge_agent.sdk.align import Align
 from edge_agent.sdk.container import Container, Member, StageError
 from edge_agent.sdk.estimator import Estimator, as_stage
 from edge_agent.sdk.filter import Filter
 from edge_agent.sdk.fitting import fit_filter, labels_of
 from edge_agent.sdk.frame import Frame, Values
-from edge_agent.sdk.step import Step, settle
+from edge_agent.sdk.step import Quick, Step, settle
 from edge_agent.sdk.window import Window
 
 __all__ = ["Chain", "private"]
+
+Straight = tuple[tuple[Step, Quick], ...]
 
 
 class Chain:
@@ -36,8 +41,15 @@ class Chain:
         self._steps: list[tuple[str, Step | Container, Callable[..., Any] | None]] = []
         self._live: list[tuple[str, Member]] = []
         self._unnamed: set[int] = set()
-        self._resetting: list[Member] = []
         self._closed = False
+        self.resetting: list[Member] = []
+        """The stages that have something to forget between streams."""
+        self.ready = False
+        """Whether there are stages, and every one is initialized."""
+        self.leaves_input = False
+        """Whether the first stage leaves the array that it is given as it is, and gives none of it away."""
+        self.straight: Straight | None = None
+        """What `straightened` returned last, None where that is out of date."""
         for stage in _listed(given):
             named = isinstance(stage, tuple)
             if named and len(stage) != 2:
@@ -55,11 +67,6 @@ class Chain:
     def live(self) -> bool:
         """Whether every stage is initialized."""
         return len(self._live) == len(self._stages)
-
-    @property
-    def ready(self) -> bool:
-        """Whether there are stages, and every one is initialized."""
-        return 0 < len(self._stages) == len(self._live)
 
     def every_stage(self) -> Iterator[tuple[str, Member]]:
         """Yield all stages with those inside them, each before what it contains."""
@@ -95,25 +102,38 @@ class Chain:
             self._unnamed.add(id(member))
         self._steps.append((chosen, step, step.quick if isinstance(step, Step) else None))
         if isinstance(member, Container) or type(member).reset is not Filter.reset:
-            self._resetting.append(member)
+            self.resetting.append(member)
+        self.leaves_input = getattr(self._steps[0][1], "leaves_input", False)
+        self.ready, self.straight = False, None
 
     def reach(self, stride: int = 1) -> tuple[int, int]:
         """Return how many input samples of history the stages need, and how many samples apart their rows come.
 
         Rows come in `stride` samples apart. Raises `ValueError` for a `Window` whose hop does not fit that.
         """
-        samples = 0
+        samples, spread = 0, 1
         for name, member in self._stages:
             if isinstance(member, Container):
                 more, stride = member.reach(stride)
-                samples += more
+                samples += more * spread
+                spread *= member.spread
             elif isinstance(member, Window):
                 _check_hop(name, member, stride)
-                samples += member.size * stride + member.hop
+                samples += member.size * stride * spread + member.hop
                 stride = max(stride, member.hop)
             else:
-                samples += member.warmup_rows * stride
+                samples += member.warmup_rows * stride * spread
+                spread *= member.samples_per_row if isinstance(member, Align) else 1
         return samples, stride
+
+    @property
+    def spread(self) -> int:
+        """How many rows go in at the most for one that comes out, beside what windows make of them."""
+        inside = (member for _, member in self._stages)
+        return math.prod(
+            one.spread if isinstance(one, Container) else one.samples_per_row if isinstance(one, Align) else 1
+            for one in inside
+        )
 
     def adopt(self, taken: set[str]) -> None:
         """Become part of a larger tree: give way to the names that are `taken`, and add the own ones to them."""
@@ -137,6 +157,7 @@ class Chain:
     def cleanup(self) -> None:
         """Clean up every initialized stage, the last first, all of them; then raise the first failure, if any."""
         failure = None
+        self.ready, self.straight = False, None
         while self._live:
             name, member = self._live.pop()
             try:
@@ -148,7 +169,7 @@ class Chain:
 
     def reset(self) -> None:
         """Let every stage forget the stream seen so far."""
-        for member in self._resetting:
+        for member in self.resetting:
             member.reset()
 
     def health(self) -> str | None:
@@ -169,25 +190,64 @@ class Chain:
 
         Rows that run out end the run early: nothing yet. Raises `StageError` naming the innermost stage.
         """
-        name, rows = "", len(values)
+        return self.run(values, times)
+
+    def run(self, values: Values, times: Any, start: int = 0) -> tuple[Values, Any]:
+        """Do what `advance` does; `times` may also be a function that makes the frame of `values` when one is needed.
+
+        `start` says how many stages to leave out. This is the hot path: between stages that take values alone and give
+        as many rows, nothing happens but three comparisons.
+        """
+        given, rows = values, len(values)
+        if not rows:
+            return values, times
+        name = ""
         try:
-            for name, step, quick in self._steps:  # noqa: B007 - named in the error
-                if not rows:
-                    break
-                if quick is None or isinstance(step, Container):
-                    values, times = step.advance(values, times)
-                else:
+            for name, step, quick in self._steps[start:] if start else self._steps:  # noqa: B007 - named in the error
+                if quick is not None:
                     result = quick(values)
-                    if type(result) is np.ndarray and result.ndim and len(result) == rows:
+                    if type(result) is ndarray and result.ndim and len(result) == rows:
                         values = result
                         continue
-                    values, times = step.settled(result, times)
+                if type(times) is not Frame:
+                    times = times(given)
+                # A stage with a quick method is a `Step`, and was called above.
+                values, times = step.advance(values, times) if quick is None else step.settled(result, times)  # type: ignore[union-attr]
                 rows = len(values)
+                if not rows:
+                    break
         except StageError:
             raise
         except Exception as error:
             raise StageError(name, error) from error
         return values, times
+
+    def straightened(self, width: int) -> Straight:
+        """Return the stages' calls for float64 arrays `[n, width]`; nothing where a stage asks for more than values.
+
+        Kept in `straight`, for whoever makes the calls himself because even one more would be felt. What such a call
+        returns is good as it is where it is an array of as many rows; with anything else he turns to `bent`.
+        """
+        self.straight = ()
+        plain = [(step, quick) for _, step, quick in self._steps if isinstance(step, Step) and quick is not None]
+        if self.ready and len(plain) == len(self._steps):
+            first, method = plain[0]
+            self.straight = ((first, method if first.on_tables is None else first.on_tables(width)), *plain[1:])
+        return self.straight
+
+    def bent(self, at: Step, result: Any, times: Frame) -> Values:
+        """Return what the stages after `at` make of `result`, whatever that is. Raises `StageError`."""
+        place = next(place for place, (_, step, _) in enumerate(self._steps) if step is at)
+        try:
+            values, times = at.settled(result, times)
+        except Exception as error:
+            raise self.failure(at, error) from error
+        return self.run(values, times, place + 1)[0]
+
+    def failure(self, at: Step, error: Exception) -> StageError:
+        """Return what to raise for an error of the stage `at`."""
+        name = next(name for name, step, _ in self._steps if step is at)
+        return error if isinstance(error, StageError) else StageError(name, error)
 
     def timed(self, values: Values, times: Frame) -> tuple[Values, Frame, dict[str, float]]:
         """Do what `advance` does, and return the seconds that each stage took as well."""
@@ -239,6 +299,7 @@ class Chain:
                 raise
             raise StageError(name, error) from error
         self._live.append((name, member))
+        self.ready, self.straight = self.live, None
 
 
 def private(values: Values) -> Values:

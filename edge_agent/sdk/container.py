@@ -67,6 +67,11 @@ class Container:
         return max(samples for samples, _ in found), apart
 
     @property
+    def spread(self) -> int:
+        """How many rows go in at the most for one that comes out, beside what windows make of them."""
+        return max(chain.spread for chain in self._chains.values())
+
+    @property
     def branches(self) -> dict[str, tuple[tuple[str, Member], ...]]:
         """The stages inside, by branch, as `(name, stage)` pairs."""
         return {name: chain.stages for name, chain in self._chains.items()}

@@ -25,8 +25,20 @@ NANOSECONDS = 1_000_000_000
 _CLOCK_ROWS_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True, eq=False, init=False)
-class Frame:
+class _Open:
+    """A frame's slots while they can still be written to: `_trusted` fills them, then makes it a `Frame`."""
+
+    __slots__ = ("columns", "firsts", "sequences", "timestamps", "values")
+
+    values: Values
+    timestamps: Int64
+    sequences: Int64
+    firsts: Int64
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Frame(_Open):
     """Rows of values with their times and numbers.
 
     `values` is an array whose first axis is rows, or a list of rows. `timestamps` are int64 nanoseconds since 1970 UTC,
@@ -35,6 +47,8 @@ class Frame:
 
     Raises `TypeError` for values without rows or times that are not integers, `ValueError` for unequal lengths.
     """
+
+    __slots__ = ()
 
     values: Values
     timestamps: Int64
@@ -62,6 +76,9 @@ class Frame:
 
     def __len__(self) -> int:
         return len(self.timestamps)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _trusted, (self.values, self.timestamps, self.sequences, self.firsts, self.columns)
 
     def __repr__(self) -> str:
         shape = f"{self.values.shape} {self.values.dtype}" if isinstance(self.values, np.ndarray) else "list"
@@ -142,19 +159,15 @@ class Frame:
 
 
 def _trusted(values: Values, timestamps: Int64, sequences: Int64, firsts: Int64, columns: tuple[str, ...]) -> Frame:
-    frame = object.__new__(Frame)
-    # The slots themselves: a third of the time that `object.__setattr__` takes, and this happens for every batch.
-    _put_values(frame, values)
-    _put_timestamps(frame, timestamps)
-    _put_sequences(frame, sequences)
-    _put_firsts(frame, firsts)
-    _put_columns(frame, columns)
-    return frame
-
-
-_put_values, _put_timestamps, _put_sequences, _put_firsts, _put_columns = (
-    vars(Frame)[name].__set__ for name in ("values", "timestamps", "sequences", "firsts", "columns")
-)
+    # A fifth of the time that `object.__setattr__` takes, and this happens for every batch.
+    frame = _Open()
+    frame.values = values
+    frame.timestamps = timestamps
+    frame.sequences = sequences
+    frame.firsts = firsts
+    frame.columns = columns
+    frame.__class__ = Frame
+    return frame  # type: ignore[return-value]
 
 
 def evenly(values: Values, columns: tuple[str, ...], rate_hz: float) -> Frame:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_agent.sdk.frame import Frame, Values
 
-__all__ = ["to_rows"]
+__all__ = ["row_values", "to_rows"]
 
 
 def to_rows(values: Values, times: Frame, columns: tuple[str, ...]) -> Frame:
@@ -20,16 +20,20 @@ def to_rows(values: Values, times: Frame, columns: tuple[str, ...]) -> Frame:
     Flat values become one column, text and object arrays become lists, dicts are read by column name, numpy values in
     lists become Python's. Raises `ValueError` for a dict without one of the columns.
     """
+    values = row_values(values, columns)
+    if isinstance(values, np.ndarray):
+        return times.successor(values, columns if values.shape[-1] == len(columns) else None)
+    return times.successor(values, columns if all(len(row) == len(columns) for row in values) else ())
+
+
+def row_values(values: Values, columns: tuple[str, ...]) -> Values:
+    """Return the values of `to_rows` alone. Raises as it does."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         if not len(values):
-            values = np.empty((0, len(columns)))
-        elif values.ndim == 1:
-            values = values[:, np.newaxis]
-        return times.successor(values, columns if values.shape[-1] == len(columns) else None)
+            return np.empty((0, len(columns)))
+        return values[:, np.newaxis] if values.ndim == 1 else values
     rows = [_row(row, columns) for row in (values.tolist() if isinstance(values, np.ndarray) else values)]
-    if not rows:
-        return times.successor(np.empty((0, len(columns))), columns)
-    return times.successor(rows, columns if all(len(row) == len(columns) for row in rows) else ())
+    return rows or np.empty((0, len(columns)))
 
 
 def _row(row: Any, columns: tuple[str, ...]) -> list[Any]:

@@ -8,10 +8,27 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.sdk.filter import Filter
+from edge_agent.sdk.step import Quick, on_tables
 
 __all__ = ["Standardize"]
 
 Floats = npt.NDArray[np.float64]
+
+
+def _on_tables(target: Any, width: int) -> Quick:
+    """Return `target.predict` for float64 arrays `[n, width]`: without reading columns, half as long again."""
+    mean = target.mean
+    if mean is None or len(mean) != width:
+        return target.predict  # type: ignore[no-any-return]
+
+    def predict(x: Floats) -> Floats:
+        if target.mean is not mean:  # fitted anew in the meantime
+            return target.predict(x)  # type: ignore[no-any-return]
+        result: Floats = x - mean
+        result /= target.scale
+        return result
+
+    return predict
 
 
 class Standardize(Filter):
@@ -44,6 +61,7 @@ class Standardize(Filter):
         self.scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(self.mean)), scale, 1.0)
         return self
 
+    @on_tables(_on_tables)
     def predict(self, x: Any) -> Floats:
         """Return `(x - mean) / scale`, shape unchanged. Raises `ValueError` for another number of columns."""
         if self.mean is None or self.scale is None:
@@ -51,7 +69,8 @@ class Standardize(Filter):
         values = _columns(x)
         if values.shape[-1] != len(self.mean):
             raise ValueError(f"Standardize was fitted on {len(self.mean)} columns, got {values.shape[-1]}")
-        result: Floats = (values - self.mean) / self.scale
+        result: Floats = values - self.mean
+        result /= self.scale
         return result
 
 

@@ -7,17 +7,19 @@ yet", any other length must be a `Frame`. Everything else is refused with the fi
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from edge_agent.sdk.awaiting import settle
 from edge_agent.sdk.frame import Frame, Values
 
-__all__ = ["Step", "accepts", "settle"]
+__all__ = ["Quick", "Step", "accepts", "on_tables", "settle"]
+
+Quick = Callable[[Any], Any]
 
 _METHODS = ("predict", "transform")
 
@@ -25,7 +27,7 @@ _METHODS = ("predict", "transform")
 class Step:
     """A filter bound to its calling convention, looked up once and not per batch."""
 
-    __slots__ = ("_call", "_wants_frame", "label", "quick")
+    __slots__ = ("_call", "_wants_frame", "label", "leaves_input", "on_tables", "quick")
 
     def __init__(self, target: Any) -> None:
         method = _method_of(target)
@@ -34,6 +36,11 @@ class Step:
         self._wants_frame = accepts(method, "frame")
         self.quick = None if self._wants_frame else method
         """The method itself, where it takes values alone; an array of as many rows needs no judging."""
+        made = getattr(method, "on_tables", None)
+        self.on_tables: Callable[[int], Quick] | None = made and functools.partial(made, target)
+        """Returns what may stand for `quick` where it gets nothing but float64 arrays `[n, width]`."""
+        self.leaves_input = self.on_tables is not None
+        """Whether the method neither writes to its input nor returns it, so that nobody need copy it before."""
 
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out. Raises `TypeError` or `ValueError` for an answer that means nothing."""
@@ -90,6 +97,21 @@ class Step:
         return result
 
 
+def on_tables(make: Callable[[Any, int], Quick]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a filter's method that never writes to its input and never returns it or a view of it.
+
+    A first stage so marked gets the caller's own array. `make(filter, width)` returns a function that does what the
+    method does to float64 arrays `[n, width]`, with the checks made beforehand. The mark is the method's: a subclass
+    that defines another one loses it.
+    """
+
+    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
+        method.on_tables = make  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
 def accepts(method: Callable[..., Any], name: str) -> bool:
     """Tell whether `method` takes an argument `name` by keyword."""
     try:
@@ -97,22 +119,6 @@ def accepts(method: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):  # built-in without a signature
         return False
     return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-
-
-def settle(result: Any) -> Any:
-    """Return `result`, awaited if it is awaitable, also where an event loop already runs (a notebook)."""
-    if not inspect.isawaitable(result):
-        return result
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_await(result))
-    with concurrent.futures.ThreadPoolExecutor(1) as helper:
-        return helper.submit(asyncio.run, _await(result)).result()
-
-
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
 
 
 def _rows(count: int) -> str:

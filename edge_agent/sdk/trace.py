@@ -53,11 +53,13 @@ def watching(pipeline: Pipeline) -> Iterator[list[Seen]]:
     before = [chain._steps for chain in chains]
     for chain in chains:
         chain._steps = [(name, _Watched(name, step, seen), None) for name, step, _ in chain._steps]  # type: ignore[misc]
+        chain.straight = None
     try:
         yield seen
     finally:
         for chain, steps in zip(chains, before, strict=True):
             chain._steps = steps
+            chain.straight = None
 
 
 def trace(pipeline: Pipeline, data: bytes) -> list[Seen]:

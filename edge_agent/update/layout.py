@@ -116,7 +116,8 @@ def _fill(building: Path, manifest: Manifest, blob_path: BlobPath, proven: Prove
         if stage.bundle is not None:
             _unpack(building / "bundles" / stage.bundle.digest.hex, stage.bundle, stage.target, blob_path)
         for model in stage.models.values():
-            _place(building / "files" / model.blob.digest.hex / model.name, model.blob, blob_path, proven)
+            for path, ref in model.files():
+                _place(building / "files" / model.folder / path, ref, blob_path, proven)
         if stage.state is not None:
             _place(building / "blobs" / stage.state.digest.hex, stage.state, blob_path, proven)
     if manifest.self_test is not None:

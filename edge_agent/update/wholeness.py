@@ -34,7 +34,8 @@ def _held(root: Path, manifest: Manifest, blob_path: Callable[[BlobRef], Path]) 
         if stage.bundle is not None:
             yield _unpacked(root / "bundles" / stage.bundle.digest.hex, blob_path(stage.bundle))
         for model in stage.models.values():
-            yield _has(root / "files" / model.blob.digest.hex / model.name, model.blob)
+            for path, ref in model.files():
+                yield _has(root / "files" / model.folder / path, ref)
         if stage.state is not None:
             yield _has(root / "blobs" / stage.state.digest.hex, stage.state)
     if manifest.self_test is not None:

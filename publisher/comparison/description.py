@@ -104,7 +104,8 @@ def _named(manifest: Manifest) -> list[tuple[str, BlobRef]]:
             found.append((f"bundle of stage {stage.name}", stage.bundle))
         if stage.state is not None:
             found.append((f"state of stage {stage.name}", stage.state))
-        found += [(f"{key} of stage {stage.name} ({one.name})", one.blob) for key, one in sorted(stage.models.items())]
+        for key, one in sorted(stage.models.items()):
+            found += [(f"{key} of stage {stage.name} ({path})", ref) for path, ref in one.files()]
     if manifest.self_test is not None:
         found.append(("self-test", manifest.self_test))
     return found

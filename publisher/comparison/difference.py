@@ -229,7 +229,8 @@ def _model(model: ModelRef | None) -> str | None:
     if model is None:
         return None
     opsets = "".join(f", opset {name or 'ai.onnx'} {version}" for name, version in sorted(model.opsets.items()))
-    return f"{model.name}, {_size(model.blob)}{opsets}"
+    beside = "".join(f", {path} {_size(ref)}" for path, ref in sorted(model.beside.items()))
+    return f"{model.name}, {_size(model.blob)}{opsets}{beside}"
 
 
 def _content(ref: BlobRef | None, edition: Edition) -> Mapping[str, Any]:

@@ -62,7 +62,8 @@ def _named(package: Package, directory: Path) -> list[Written]:
         if stage.state is not None:
             found.append(_written(f"state of stage {stage.name}", _blob(stage.state), stage.state))
         for key, model in sorted(stage.models.items()):
-            found.append(_written(f"{key} of stage {stage.name} ({model.name})", _blob(model.blob), model.blob))
+            for path, ref in model.files():
+                found.append(_written(f"{key} of stage {stage.name} ({path})", _blob(ref), ref))
     if package.manifest.self_test is not None:
         found.append(_written("self-test", _blob(package.manifest.self_test), package.manifest.self_test))
     return found

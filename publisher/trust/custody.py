@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from edge_agent.contract.errors import AuthorError, ConfigError, TransportError
 from edge_agent.contract.manifest import check_name
@@ -40,6 +39,7 @@ from publisher.trust.rotation import (
     without_key,
     without_operator,
 )
+from publisher.trust.signers import Key
 from publisher.uplink import Uplink, connect
 
 __all__ = [

@@ -39,10 +39,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[attr-defined]
 
 from edge_agent.contract.errors import AuthorError
 from edge_agent.contract.manifest import check_name
+from publisher.trust.signers import CryptoSigner, Key, SSlibKey
 
 __all__ = ["KeyStore", "public_bytes", "public_key", "public_pem", "variable"]
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
-from securesystemslib.signer import Signature  # type: ignore[attr-defined]
 from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
@@ -27,6 +26,7 @@ from edge_agent.contract.messages import ENVELOPE_BYTES_MAX
 from publisher.record import Conflict, Record
 from publisher.trust.publication import Publication
 from publisher.trust.roles import Roles, parse
+from publisher.trust.signers import Signature
 
 __all__ = ["Change", "Pending", "PendingShelf", "unsigned"]
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from securesystemslib.signer import Key, Signature, Signer  # type: ignore[attr-defined]
 from tuf.api.metadata import (  # type: ignore[attr-defined]
     DelegatedRole,
     Delegations,
@@ -32,6 +31,7 @@ from tuf.api.serialization.json import JSONSerializer
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.errors import AuthorError, StoreError
 from edge_agent.contract.messages import ReleaseInfo, Rollout, release_path, rollout_path
+from publisher.trust.signers import Key, Signature, Signer
 
 __all__ = [
     "DELEGATED",

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from securesystemslib.signer import Key  # type: ignore[attr-defined]
 from tuf.api.metadata import Root  # type: ignore[attr-defined]
 
 from edge_agent.contract.errors import AuthorError, ConfigError
@@ -20,6 +19,7 @@ from edge_agent.contract.verification import OPERATORS_MAX, Operator
 from publisher.trust.keys import public_bytes
 from publisher.trust.roles import DELEGATED, KEYS_MAX, ONLINE, ROLES, SUBJECT_FIELD, Roles, key_name, name_of
 from publisher.trust.signatures import lacking, seats, signatures_in, valid
+from publisher.trust.signers import Key
 
 __all__ = [
     "OPERATOR",

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import CryptoSigner, Key, Signature  # type: ignore[attr-defined]
 from tuf.api.metadata import Metadata
 
 from edge_agent.contract.errors import AuthorError
 from publisher.trust.keys import KeyStore
 from publisher.trust.roles import Roles, key_name, name_of
+from publisher.trust.signers import CryptoSigner, Key, Signature
 
 __all__ = ["Hand", "Seat", "lacking", "missing", "names", "payload", "require_some", "seats", "signatures_in", "valid"]
 

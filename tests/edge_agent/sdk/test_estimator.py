@@ -117,7 +117,7 @@ def test_the_version_is_pinned_and_the_way_out_named(fitted: tuple[Pipeline, Any
 def test_a_worker_runs_it(fitted: tuple[Pipeline, Any], tmp_path: Path) -> None:
     _lay(pack(fitted[0]), tmp_path)
     command = [sys.executable, "-I", "-m", "edge_agent.rehearsal", str(tmp_path)]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=False)
     answer = json.loads(done.stdout)
     assert answer["ok"], answer
     assert "5 out" in answer["words"]

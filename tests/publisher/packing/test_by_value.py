@@ -93,7 +93,7 @@ def nothing_left() -> Iterator[None]:
 
 def rehearse(out: Path, python: str = sys.executable) -> dict[str, Any]:
     command = [python, "-I", "-m", "edge_agent.rehearsal", str(out)]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=False)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from publisher.packing.onnx_header import read_opsets
+from publisher.packing.onnx_header import Header, read_header
 
 
 def model(opsets: dict[str, int]) -> onnx.ModelProto:
@@ -34,14 +34,75 @@ MODELS = {
 @pytest.mark.parametrize("case", MODELS)
 def test_operator_sets_are_read(case: str) -> None:
     given, expected = MODELS[case]
-    assert read_opsets(model(given).SerializeToString()) == expected
+    assert read_header(model(given).SerializeToString()) == Header(expected)
 
 
-def test_weights_in_another_file_are_refused_by_name() -> None:
+def elsewhere(tensor: TensorProto, location: str | None) -> TensorProto:
+    """Say that a tensor's weights lie in another file; None leaves the file's name out."""
+    tensor.data_location = TensorProto.EXTERNAL
+    if location is not None:
+        for key, value in (("location", location), ("offset", "0"), ("length", "4")):
+            tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def test_files_of_weights_are_found_wherever_tensors_are() -> None:
+    def weights(name: str) -> TensorProto:
+        return elsewhere(helper.make_tensor("", TensorProto.FLOAT, [1], [1.0]), name)
+
     split = model({"": 17})
-    split.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    with pytest.raises(ValueError, match=r"weights \(w\) lie in another file.*save_as_external_data=False"):
-        read_opsets(split.SerializeToString())
+    elsewhere(split.graph.initializer[0], "weights/a.bin")
+    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=weights("c.bin"))], "inner", [], [])
+    inner.initializer.append(weights("./b.bin"))
+    inner.sparse_initializer.add(values=weights("d.bin"), indices=weights("e.bin"), dims=[1])
+    split.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=inner, else_branch=inner))
+    body = [helper.make_node("Constant", [], ["y"], value=weights("f.bin"))]
+    split.functions.append(helper.make_function("d", "F", [], ["y"], body, [helper.make_opsetid("", 17)]))
+    names = ("b.bin", "c.bin", "d.bin", "e.bin", "f.bin", "weights/a.bin")
+    assert read_header(split.SerializeToString()) == Header({"": 17}, names)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../w.bin",
+        "a/../../w.bin",
+        "/etc/passwd",
+        "",
+        None,
+        ".",
+        "a//b",
+        "a/",
+        "a/b/c/d/e",
+        "nul\0l",
+        "*/_ORT_MEM_ADDR_/*/..",
+    ],
+)
+def test_weights_outside_the_models_directory_are_refused_by_name(location: str | None) -> None:
+    split = model({"": 17})
+    elsewhere(split.graph.initializer[0], location)
+    with pytest.raises(ValueError, match=r"keeps its weights \(w\) in .*its own directory.*save_as_external_data=True"):
+        read_header(split.SerializeToString())
+
+
+def test_weights_in_too_many_files_are_refused() -> None:
+    split = model({"": 17})
+    for number in range(65):
+        split.graph.initializer.append(elsewhere(helper.make_tensor("", TensorProto.FLOAT, [1], [1.0]), f"{number}"))
+    with pytest.raises(ValueError, match="in 65 files, 64 at the most"):
+        read_header(split.SerializeToString())
+
+
+def test_graphs_in_graphs_without_end_are_refused() -> None:
+    def field(number: int, content: bytes) -> bytes:
+        size = len(content)
+        return bytes([number << 3 | 2, size & 127 | 128, size >> 7]) + content
+
+    graph = b""
+    for _ in range(30):  # each a graph in an attribute of a node
+        graph = field(1, field(5, field(6, graph)))
+    with pytest.raises(ValueError, match="more than 64 deep"):
+        read_header(b"\x08\x08" + field(7, graph))
 
 
 NO_MODELS = {
@@ -60,19 +121,19 @@ NO_MODELS = {
 @pytest.mark.parametrize("case", NO_MODELS)
 def test_what_is_no_model_is_refused(case: str) -> None:
     with pytest.raises(ValueError, match="not an ONNX model"):
-        read_opsets(NO_MODELS[case])
+        read_header(NO_MODELS[case])
 
 
 def test_fixed_width_fields_of_later_versions_are_passed_over() -> None:
     later = b"\xf9\x07" + bytes(8) + b"\xfd\x07" + bytes(4)
-    assert read_opsets(model({"": 17}).SerializeToString() + later) == {"": 17}
+    assert read_header(model({"": 17}).SerializeToString() + later) == Header({"": 17})
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_a_value_error(data: bytes) -> None:
     try:
-        found = read_opsets(data)
+        found = read_header(data).opsets
     except ValueError:
         return
     assert found
@@ -82,6 +143,6 @@ def test_every_truncation_is_refused_or_loses_nothing_that_was_read() -> None:
     whole = model({"": 17}).SerializeToString()
     for length in range(len(whole)):
         try:
-            assert read_opsets(whole[:length]) == {"": 17}
+            assert read_header(whole[:length]).opsets == {"": 17}
         except ValueError as error:
             assert "ONNX" in str(error) or "utf" in str(error)  # noqa: PT017 - either outcome is right
