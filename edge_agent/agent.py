@@ -27,6 +27,7 @@ from edge_agent.contract.messages import Topics
 from edge_agent.doorbell import Doorbell
 from edge_agent.events import Events
 from edge_agent.failures import Failures
+from edge_agent.interfaces.opening import Interfaces
 from edge_agent.profile import collect
 from edge_agent.reporter import Reporter
 from edge_agent.runtime.crew import Notice, NoticeKind
@@ -64,7 +65,7 @@ class Agent:
         self._lock = wiring.lock_state(state)
         self._store = open_store(state / DATABASE, state / "releases", time.time())
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self._rings: queue.SimpleQueue[queue.SimpleQueue[bytes]] = queue.SimpleQueue()
+        self._rings: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = False
         self._troubles, self._status = {"tick": "", "work": ""}, b"{}"
         self._topics = Topics(config.device.fleet)
@@ -85,6 +86,8 @@ class Agent:
             about=f"fieldcast {edge_agent.__version__}, boot {boot}",
             report=self._reporter.changed,
         )
+        self._interfaces = Interfaces(config, self._supervisor.lanes, self._ask)
+        self._reporter.interfaces = self._interfaces.status
         self._reporter.trouble = self._trouble
         self._reporter.sources = lambda: dict(self._fetcher.faults)
         self._fetcher.tell(lambda: self._work.put(lambda _now: self._reporter.changed()))
@@ -131,11 +134,15 @@ class Agent:
     def _wake(self) -> None:
         self._work.put(_nothing)
 
+    def _ask(self, ring: Any) -> None:
+        """Have the status put into `ring` as soon as the main loop has composed it."""
+        self._rings.put(ring)
+        self._wake()
+
     def _told(self) -> bytes:
         """Return the status as the main loop finds it now; while that is busy for long, the one before."""
         answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._rings.put(answer)
-        self._wake()
+        self._ask(answer)
         try:
             self._status = answer.get(timeout=STATUS_SECONDS)
         except queue.Empty:
@@ -180,6 +187,7 @@ class Agent:
     def _start(self) -> None:
         config = self._config
         self._supervisor.start()
+        self._interfaces.start()
         self._updater.start(time.time())
         self._client.start()
         self._client.subscribe([*(self._topics.trust(channel) for channel in config.channel), self._commands.topic])
@@ -270,7 +278,8 @@ class Agent:
     def _shut_down(self) -> None:
         self._systemd.notify("STOPPING=1")
         with contextlib.ExitStack() as rest:  # whatever fails, the rest of it is done
-            for act in (self._lock.close, self._store.close, self._client.stop, self._goodbye, self._supervisor.stop):
+            acts = (self._lock.close, self._store.close, self._client.stop, self._goodbye)
+            for act in (*acts, self._interfaces.close, self._supervisor.stop):
                 rest.callback(act)
             try:
                 self._updater.stop(time.time())

@@ -23,6 +23,7 @@ from edge_agent.contract.dsse import Signer
 from edge_agent.contract.errors import StoreError, TransportError
 from edge_agent.contract.messages import Topics
 from edge_agent.contract.reports import Report, encode_report
+from edge_agent.runtime import overflow
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.transport.client import Client
 from edge_agent.update.store import Store
@@ -61,6 +62,7 @@ class Reporter:
         self.trouble: Callable[[], str] = str
         self.sources: Callable[[], dict[str, str]] = dict
         self.incidents: Callable[[str], int] = lambda slot: 0
+        self.interfaces: dict[str, Any] = {}
         self._rates = telemetry.Rates()
         self._counter = 0
         self._last = self.due = 0.0
@@ -99,11 +101,13 @@ class Reporter:
         """Return everything the agent knows of itself, as JSON for whoever rings the doorbell."""
         status = msgspec.to_builtins(self._report(now), enc_hook=str)
         status |= {"connection": self._client.condition, "pid": os.getpid(), "trouble": trouble}
+        status["interfaces"] = self.interfaces
         for slot in status["slots"]:
             lane = self._supervisor.lanes[slot["pipeline"]]
             slot["input_faults"] = dict(lane.source.faults.messages)
             slot["output_faults"] = dict(lane.sink.faults.messages)
             slot["input_problem"], slot["output_problem"] = lane.source.problem, lane.sink.problem
+            slot["input_spooled"] = overflow.spooled(lane.source)
             slot["probation"] = lane.progress(time.monotonic())
         return encode_json(status)
 
@@ -156,4 +160,5 @@ class Reporter:
     def _measures(self, slot: str) -> tuple[dict[str, int], float]:
         lane = self._supervisor.lanes[slot]
         counters = {**lane.counters, "rejected": lane.source.rejected, "refused": sum(lane.sink.faults.values())}
+        counters |= overflow.counts(lane.source)
         return counters, self._rates.update(slot, counters.get("samples", 0), time.monotonic())

@@ -17,7 +17,7 @@ import msgspec
 from edge_agent.config import Config, CsvInput, Slot, SqliteOutput, policies
 from edge_agent.config.confinement import confinement
 from edge_agent.config.health_limits import limits_set, tightened
-from edge_agent.config.plugs import JsonlInput, JsonlOutput
+from edge_agent.config.plugs import AnswerOutput, InferenceInput, JsonlInput, JsonlOutput
 from edge_agent.contract.digest import Digest, encode_json
 from edge_agent.contract.dsse import Signer
 from edge_agent.contract.errors import ConfigError, StoreError
@@ -28,10 +28,15 @@ from edge_agent.runtime import jsonl_sink
 from edge_agent.runtime.crew import Notice, Plan
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.runtime.lane import Lane
+from edge_agent.runtime.latency import Latency
+from edge_agent.runtime.linger import Linger
+from edge_agent.runtime.plan import spare_modules
 from edge_agent.runtime.sinks import open_sink
 from edge_agent.runtime.sources import open_source
 from edge_agent.runtime.sqlite_sink import last_sequence
+from edge_agent.runtime.stamps import Stamps
 from edge_agent.runtime.supervisor import Supervisor
+from edge_agent.spools import open_spool
 from edge_agent.trails import first_sequence, open_trail
 from edge_agent.transport.client import Client, OnMessage, OnState, Will
 from edge_agent.transport.fetcher import Fetcher, Source
@@ -80,6 +85,7 @@ class RuntimePort:
             history=manifest.history,
             tunables=self._tunables[slot],
             confinement=confinement(self._config, slot, manifest.limits),
+            spare=spare_modules(manifest.requires) if self._config.slot[slot].spare else None,
         )
 
 
@@ -89,10 +95,33 @@ def lane(config: Config, name: str, boot: int, notify: Callable[[Notice], None])
     known = _known(slot)
     # A file may be read again, and is if the file with its results was removed.
     again = isinstance(slot.input, CsvInput | JsonlInput) and isinstance(slot.output, SqliteOutput | JsonlOutput)
-    trail = open_trail(config, name, anew=again and known is None)
-    start = first_sequence(slot, boot, known, trail)
-    source = open_source(config, name, start_sequence=start, answered=trail.marks if trail is not None else ())
-    return Lane(name, slot.output.stream, source, open_sink(config, name), notify, config.incidents.frames, trail)
+    asked = isinstance(slot.input, InferenceInput)  # who asked is gone with an earlier run
+    trail = open_trail(config, name, anew=again and known is None) if not asked else None
+    spool, stamps = open_spool(config, name, trail), Stamps(slot.input)
+    start = first_sequence(slot, boot, known, trail, spool)
+    marks = [*(trail.marks if trail is not None else ()), *(spool.marks if spool is not None else ())]
+    source = open_source(config, name, start_sequence=start, answered=marks, stamps=stamps, spool=spool)
+    if asked:
+        return _answering(config, name, source, notify, stamps)
+    sink = open_sink(config, name)
+    made = Lane(name, slot.output.stream, source, sink, notify, config.incidents.frames, trail, stamps)
+    made.latency = Latency() if config.interfaces.metrics else None
+    made.linger = Linger(slot.input.linger_ms / 1000)
+    return made
+
+
+def _answering(config: Config, name: str, source: Any, notify: Callable[[Notice], None], stamps: Stamps) -> Lane:
+    """Return the data path of a slot whose input is requests."""
+    from edge_agent.runtime.inference import AnsweringSink, Running
+
+    output = config.slot[name].output
+    sink = AnsweringSink(source, None if isinstance(output, AnswerOutput) else open_sink(config, name))
+    made = Lane(name, output.stream, source, sink, notify, config.incidents.frames, None, stamps)
+    made.latency = Latency() if config.interfaces.metrics else None
+    made.linger = Linger(config.slot[name].input.linger_ms / 1000)
+    made.skipped = source.skipped
+    source.look = lambda: Running(*found) if (found := made.running) is not None else None
+    return made
 
 
 def _known(slot: Slot) -> int | None:

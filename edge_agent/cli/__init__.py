@@ -23,6 +23,7 @@ from edge_agent.cli.incident_cli import incident
 from edge_agent.cli.overview import status
 from edge_agent.cli.steering import gc, hold, release
 from edge_agent.config import CsvInput
+from edge_agent.config.plugs import MergeInput
 from edge_agent.contract.errors import StoreError
 from edge_agent.runtime.csv_source import CsvSource
 from edge_agent.terminal import Program
@@ -73,28 +74,39 @@ def checkconfigured(config_path: Path | None, as_json: bool) -> None:
     """Check the configuration file and say what it means."""
     config = configured(config_path)
     for slot in config.slot.values():
-        if isinstance(slot.input, CsvInput):
-            CsvSource(slot.input).close()  # it looks for the columns it is to read
+        for one in slot.input.part.values() if isinstance(slot.input, MergeInput) else (slot.input,):
+            if isinstance(one, CsvInput):
+                CsvSource(one).close()  # it looks for the columns it is to read
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(config, enc_hook=str), indent=2))
         return
     broker = f"broker {config.broker.url}" if config.broker is not None else "no broker"
     click.echo(f"{config.path}: ok")
     click.echo(f"  device {config.device.id} of fleet {config.device.fleet}, {broker}")
+    rooms = [name for name in ("inference", "metrics") if getattr(config.interfaces, name)]
+    if rooms:
+        click.echo(f"  {' and '.join(rooms)} at {config.interfaces.listen}, for every local user")
     for name, slot in config.slot.items():
         click.echo(f"  slot {name}: channel {slot.channel}, {_input(slot.input)} -> {_output(slot.output)}")
 
 
 def _input(source: Any) -> str:
+    if isinstance(source, MergeInput):
+        return f"merge of {'; '.join(f'{name}: {_input(part)}' for name, part in source.part.items())}"
     places = ("topic", "path", "url", "port", "command", "device", "root")
     where = getattr(source, "host", "") or next((found for one in places if (found := getattr(source, one, None))), "")
     where = where[0] if isinstance(where, list) else where
-    return f"{source.source}{f' {where}' if where else ''} ({', '.join(source.columns) or 'columns of the file'})"
+    policy = f", overflow {source.overflow}" if source.overflow else ""
+    return (
+        f"{source.source}{f' {where}' if where else ''} ({', '.join(source.columns) or 'columns of the file'}){policy}"
+    )
 
 
 def _output(sink: Any) -> str:
     if sink.sink == "sqlite":
         return f"sqlite {sink.path} table {sink.table}"
+    if sink.sink == "answer":
+        return "whoever asks"
     where = next(found for one in ("topic", "path", "url", "command") if (found := getattr(sink, one, None)))
     spooled = f", spooled up to {sink.spool_mb:g} MB" if getattr(sink, "spool_mb", 0) else ""
     return f"{sink.sink} {where[0] if isinstance(where, list) else where}{spooled}"

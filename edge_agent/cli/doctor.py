@@ -226,8 +226,15 @@ def _agent(config: Config) -> Iterator[Check]:
         words=f"running, pid {status.get('pid')}" + (f"; {trouble}" if trouble else ""),
         advice="free space or mount the disk writable; the agent tries again by itself",
     )
+    yield from _interfaces(status.get("interfaces", {}))
     for slot in status.get("slots", []):
         yield _layers(config, slot["pipeline"], slot.get("sandbox", {}))
+
+
+def _interfaces(told: dict[str, Any]) -> Iterator[Check]:
+    if told:
+        rooms = " and ".join(name for name in ("inference", "metrics") if told[name])
+        yield Check(name="interfaces", state="ok", words=f"{rooms} at {told['listen']}, for every local user")
 
 
 def _kernel(config: Config) -> Iterator[Check]:

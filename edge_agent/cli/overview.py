@@ -34,6 +34,9 @@ def status(config_path: Path | None, as_json: bool) -> None:
         _print_slot(slot, running=found["running"])
     for name, channel in found["channels"].items():
         _print_channel(name, channel)
+    if interfaces := found.get("interfaces"):
+        told = " and ".join(name for name in ("inference", "metrics") if interfaces[name])
+        click.echo(f"{told} at {interfaces['listen']}")
     for name, words in found.get("sources", {}).items():
         click.echo(f"source of blobs {name}: {words}")
 
@@ -43,6 +46,11 @@ _TROUBLES = {
     "errors": "frames failed",
     "skipped": "samples without an answer",
     "rejected": "samples unreadable",
+    "dropped": "samples dropped, since nobody took them",
+    "spool_damaged": "spooled samples unreadable",
+    "stamps_duplicate": "samples that came twice",
+    "stamps_late": "samples stamped late",
+    "stamps_backward": "samples stamped back in time",
     "refused": "results that the sink refused",
 }
 
@@ -70,6 +78,8 @@ def _print_slot(slot: dict[str, Any], *, running: bool) -> None:
     told = [f"{counters[name]} {words}" for name, words in _TROUBLES.items() if counters.get(name)]
     if told:
         click.echo(f"  since the agent started: {', '.join(told)}")
+    if slot.get("input_spooled"):
+        click.echo(f"  input: {slot['input_spooled']} samples wait on disk")
     for end in ("input", "output"):
         if slot.get(f"{end}_problem"):
             click.echo(f"  {end}: {slot[f'{end}_problem']}")

@@ -18,7 +18,10 @@ import msgspec
 from edge_agent.config.confinement import sandbox_faults, worker_limit_faults
 from edge_agent.config.faults import condition_faults, limit_faults, window_faults
 from edge_agent.config.health_limits import health_faults, incident_faults
+from edge_agent.config.interfaces import asked_faults, interface_faults
+from edge_agent.config.overflow import disk_faults
 from edge_agent.config.plug_reading import PlugReading
+from edge_agent.config.plugs import MergeInput
 from edge_agent.config.sections import (
     COMMAND_TYPES,
     STATE_DIRECTORY,
@@ -33,6 +36,7 @@ from edge_agent.config.sections import (
     Device,
     HealthLimits,
     IncidentLimits,
+    Interfaces,
     LocalPolicy,
     MqttInput,
     MqttOutput,
@@ -73,7 +77,7 @@ _SECTIONS = {
     "channel": '[channel.NAME] with root = "1.root.json"',
     "slot": "[slot.NAME] with channel, input and output",
 }
-_OPTIONAL = ("broker", "store", "commands", "blobs", "incidents", "limits", "sandbox")
+_OPTIONAL = ("broker", "store", "commands", "blobs", "incidents", "interfaces", "limits", "sandbox")
 MIRRORS = ("file", "https", "http", "s3", "gs", "az")
 
 
@@ -129,9 +133,15 @@ class _Reading(PlugReading):
         incidents = self._incidents("incidents", tables.get("incidents", {}))
         limits = self._limits("limits", tables.get("limits", {}))
         sandbox = self._sandbox("sandbox", tables.get("sandbox", {}))
+        interfaces = self._interfaces("interfaces", tables.get("interfaces", {}))
+        for name, one in slot.items() if not self.faults else ():
+            self.told(f"slot.{name}", asked_faults(one, interfaces or Interfaces()))
+        if not self.faults and device is not None and self._check_files:
+            for key, words in disk_faults({name: one.input for name, one in slot.items()}, device.state):
+                self.fault(key, words)
         for name, one in slot.items() if not self.faults and broker is None else ():
             self._require_brokers(f"slot.{name}", one)
-        if self.faults or None in (device, store, commands, blobs, incidents, limits, sandbox):
+        if self.faults or None in (device, store, commands, blobs, incidents, limits, sandbox, interfaces):
             return None
         assert device is not None
         assert store is not None
@@ -140,6 +150,7 @@ class _Reading(PlugReading):
         assert incidents is not None
         assert limits is not None
         assert sandbox is not None
+        assert interfaces is not None
         slot = {name: _with_stream(one, f"{device.id}/{name}") for name, one in slot.items()}
         return Config(
             path=path,
@@ -153,6 +164,7 @@ class _Reading(PlugReading):
             incidents=incidents,
             limits=limits,
             sandbox=sandbox,
+            interfaces=interfaces,
         )
 
     def _blobs(self, key: str, table: Any) -> Blobs | None:
@@ -199,6 +211,9 @@ class _Reading(PlugReading):
     def _slot(self, key: str, table: Any) -> Slot | None:
         readers = {"input": self.input, "output": self.output, "policy": self._policy, "health": self._health}
         readers |= {"limits": self._limits}
+        if isinstance(table, dict) and isinstance(table.get("input"), dict) and "output" not in table:
+            asked = table["input"].get("source") == "inference"  # who asks is answered; a record is extra
+            table = {**table, "output": {"sink": "answer"}} if asked else table
         slot = self.section(key, table, Slot, readers)
         if slot is not None and slot.channel not in self._channels:
             self.fault(f"{key}.channel", f"there is no [channel.{slot.channel}]{hint(slot.channel, self._channels)}")
@@ -206,7 +221,9 @@ class _Reading(PlugReading):
 
     def _require_brokers(self, key: str, slot: Slot) -> None:
         """A device without [broker] takes releases from a directory; topics need a broker all the same."""
-        for end, plug in (("input", slot.input), ("output", slot.output)):
+        parts = slot.input.part if isinstance(slot.input, MergeInput) else {}
+        plugs = {"input": slot.input, "output": slot.output, **{f"input.part.{one}": parts[one] for one in parts}}
+        for end, plug in plugs.items():
             if isinstance(plug, MqttInput | MqttOutput) and plug.broker is None:
                 self.fault(f"{key}.{end}.broker", 'missing: there is no [broker]; say broker = "mqtt://host"')
 
@@ -234,6 +251,11 @@ class _Reading(PlugReading):
         sandbox = self.section(key, table, Sandbox)
         self.told(key, sandbox_faults(sandbox) if sandbox is not None else ())
         return sandbox
+
+    def _interfaces(self, key: str, table: Any) -> Interfaces | None:
+        interfaces = self.section(key, table, Interfaces)
+        self.told(key, interface_faults(interfaces, self.directory) if interfaces is not None else ())
+        return interfaces
 
     def _policy(self, key: str, table: Any) -> LocalPolicy | None:
         policy = self.section(key, table, LocalPolicy, {"require": self._conditions})

@@ -18,11 +18,15 @@ from edge_agent.config import plugs
 from edge_agent.config.sections import Input, Output, Section, Spooled
 from edge_agent.config.tables import hint, listing
 
-__all__ = ["METRICS", "MODBUS_TYPES", "input_faults", "missing_extra", "output_faults"]
+__all__ = ["METRICS", "MODBUS_TYPES", "input_faults", "late_faults", "linger_faults", "missing_extra", "output_faults"]
 
 RATE_HZ_MAX = 1_000.0
+LINGER_MS_MAX = 1_000.0
 RECORD_BYTES_MAX = 4_096
 SPOOL_MB_MAX = 1_048_576.0
+REQUEST_ROWS_MAX = 65_536
+REQUESTS_MAX = 10_000
+DEADLINE_SECONDS_MAX = 600.0
 MODBUS_TABLES = ("coil", "discrete", "holding", "input")
 MODBUS_TYPES = ("int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 METRICS = (
@@ -55,6 +59,23 @@ def input_faults(section: Input) -> Faults:
     if not section.columns:
         yield "columns", 'name at least one column: columns = {x = "…"}'
     yield from _INPUTS[type(section)](section)
+
+
+def late_faults(section: Input) -> Faults:
+    """Yield what is wrong with the bound behind which a sample is late."""
+    if not (math.isfinite(section.late_seconds) and section.late_seconds >= 0):
+        yield "late_seconds", f"{section.late_seconds:g} must be positive, or 0 to count nothing as late"
+
+
+def linger_faults(section: Input) -> Faults:
+    """Yield what is wrong with how long a batch waits."""
+    if not 0 <= section.linger_ms <= LINGER_MS_MAX:
+        words = f"{section.linger_ms:g} must be 0 (a batch begins at once) to {LINGER_MS_MAX:g} milliseconds"
+        yield "linger_ms", words
+    if isinstance(section, plugs.MergeInput):
+        for name, part in section.part.items():
+            if part.linger_ms:
+                yield f"part.{name}.linger_ms", "batches are of all parts together: write it in the input itself"
 
 
 def output_faults(section: Output) -> Faults:
@@ -210,6 +231,22 @@ def _metrics(section: Any) -> Faults:
             yield key, f"{path!r}: only {listing(WITH_ARGUMENT)} take an argument, as disk_percent:/var"
 
 
+def _inference(section: Any) -> Faults:
+    if not 1 <= section.rows_max <= REQUEST_ROWS_MAX:
+        yield "rows_max", f"{section.rows_max} must be 1 to {REQUEST_ROWS_MAX} rows"
+    if not 1 <= section.waiting_max <= REQUESTS_MAX:
+        yield "waiting_max", f"{section.waiting_max} must be 1 to {REQUESTS_MAX} requests"
+    if not 0 < section.deadline_seconds <= DEADLINE_SECONDS_MAX:
+        yield "deadline_seconds", f"{section.deadline_seconds:g} must be above 0 and at most {DEADLINE_SECONDS_MAX:g}"
+    yield from _no_marks(section)
+    if section.linger_ms:
+        yield "linger_ms", "does not suit: each request is a frame of its own; leave it out"
+    paths = [column.path for column in section.columns.values()]
+    for name, column in section.columns.items():
+        if paths.count(column.path) > 1:
+            yield f"columns.{name}.path", f"two columns are the tensor {column.path!r}: each needs one of its own"
+
+
 def _rate(section: plugs.Polled) -> Faults:
     if not (0 < section.rate_hz <= RATE_HZ_MAX):
         yield "rate_hz", f"{section.rate_hz:g} must be above 0 and at most {RATE_HZ_MAX:g}"
@@ -253,4 +290,5 @@ _INPUTS: dict[type, Callable[[Any], Faults]] = {
     plugs.OpcuaInput: _opcua,
     plugs.SysfsInput: _sysfs,
     plugs.MetricsInput: _metrics,
+    plugs.InferenceInput: _inference,
 }

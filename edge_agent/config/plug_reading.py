@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_agent.config.plug_faults import input_faults, output_faults
+import msgspec
+
+from edge_agent.config.merging import merge_faults, merged_columns
+from edge_agent.config.overflow import overflow_faults
+from edge_agent.config.plug_faults import input_faults, late_faults, linger_faults, output_faults
 from edge_agent.config.plugs import (
+    AnswerOutput,
     CommandInput,
     CommandOutput,
     HttpOutput,
+    InferenceInput,
     JsonlInput,
     JsonlOutput,
+    MergeInput,
     MetricsInput,
     ModbusInput,
     OpcuaInput,
@@ -54,6 +61,8 @@ SOURCES: dict[str, type[Section]] = {
     "opcua": OpcuaInput,
     "sysfs": SysfsInput,
     "metrics": MetricsInput,
+    "inference": InferenceInput,
+    "merge": MergeInput,
 }
 SINKS: dict[str, type[Section]] = {
     "mqtt": MqttOutput,
@@ -61,6 +70,7 @@ SINKS: dict[str, type[Section]] = {
     "jsonl": JsonlOutput,
     "command": CommandOutput,
     "http": HttpOutput,
+    "answer": AnswerOutput,
 }
 _TABLE = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 
@@ -96,6 +106,8 @@ class PlugReading(Tables):
     def input(self, key: str, table: Any) -> Section | None:
         """Read what a slot is fed from."""
         kind = self.one_of(key, table, "source", SOURCES)
+        if kind is MergeInput:
+            return self._merge(key, table)
         readers = {"columns": self._columns, "timestamp": self.short(Timestamp, "path"), "broker": self.broker}
         source = self.section(key, table, kind, readers) if kind is not None else None
         if isinstance(source, MqttInput):
@@ -108,7 +120,29 @@ class PlugReading(Tables):
             self.told(key, input_faults(source))
             self.file(f"{key}.path", getattr(source, "path", None))
             self.file(f"{key}.password_file", getattr(source, "password_file", None))
+        if isinstance(source, Input):
+            self.told(key, late_faults(source))
+            self.told(key, linger_faults(source))
+            self.told(key, overflow_faults(source))
         return source
+
+    def _merge(self, key: str, table: Any) -> Section | None:
+        """Read several inputs that are one: the parts by the rules of an input each, then what they are together."""
+        before = len(self.faults)
+        readers = {"part": self._parts, "columns": self._columns, "timestamp": self.short(Timestamp, "path")}
+        merged = self.section(key, table, MergeInput, readers)
+        if merged is None or len(self.faults) > before:
+            return None
+        self.told(key, merge_faults(merged, table))
+        self.told(key, linger_faults(merged))
+        self.told(key, overflow_faults(merged))
+        return msgspec.structs.replace(merged, columns=merged_columns(merged.part))
+
+    def _parts(self, key: str, table: Any) -> dict[str, Any]:
+        found = self.named(key, table, self.input)
+        for name in found:
+            self.check_name(f"{key}.{name}", "part", name)
+        return found
 
     def output(self, key: str, table: Any) -> Section | None:
         """Read where a slot's results go."""

@@ -12,11 +12,14 @@ from typing import Literal
 from edge_agent.config.sections import Input, Output, Spooled
 
 __all__ = [
+    "AnswerOutput",
     "CommandInput",
     "CommandOutput",
     "HttpOutput",
+    "InferenceInput",
     "JsonlInput",
     "JsonlOutput",
+    "MergeInput",
     "MetricsInput",
     "ModbusInput",
     "OpcuaInput",
@@ -24,6 +27,17 @@ __all__ = [
     "SerialInput",
     "SysfsInput",
 ]
+
+
+class MergeInput(Input, frozen=True, kw_only=True):
+    """Samples of several inputs in one stream; each `part` is a complete input of its own, of whatever rate.
+
+    `columns` are those of all parts in the order of the parts' names, and are not written. All are float64: a sample of
+    one part has NaN where the others' columns are.
+    """
+
+    source: Literal["merge"] = "merge"
+    part: dict[str, Input]
 
 
 class JsonlInput(Input, frozen=True, kw_only=True):
@@ -125,6 +139,24 @@ class MetricsInput(Polled, frozen=True, kw_only=True):
     """Samples about this machine; `path` of a column names the metric, such as `cpu_percent`."""
 
     source: Literal["metrics"] = "metrics"
+
+
+class InferenceInput(Input, frozen=True, kw_only=True):
+    """Samples from requests of local programs (Open Inference Protocol v2); `path` of a column is its tensor's name.
+
+    At most `rows_max` rows a request and `waiting_max` requests that wait; each is answered within `deadline_seconds`.
+    """
+
+    source: Literal["inference"] = "inference"
+    rows_max: int = 1024
+    waiting_max: int = 64
+    deadline_seconds: float = 30.0
+
+
+class AnswerOutput(Output, frozen=True, kw_only=True):
+    """Outputs to who asked, and to nobody else."""
+
+    sink: Literal["answer"] = "answer"
 
 
 class JsonlOutput(Output, frozen=True, kw_only=True):

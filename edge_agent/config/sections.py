@@ -30,6 +30,7 @@ __all__ = [
     "HealthLimits",
     "IncidentLimits",
     "Input",
+    "Interfaces",
     "LocalPolicy",
     "MqttInput",
     "MqttOutput",
@@ -150,11 +151,22 @@ class Timestamp(Section, frozen=True, kw_only=True):
 
 
 class Input(Section, frozen=True, kw_only=True):
-    """Where samples come from: columns, and in it a sample's time and number where it brings them."""
+    """Where samples come from: columns, and in it a sample's time and number where it brings them.
+
+    Samples stamped more than `late_seconds` behind the device's clock are counted as late; 0 counts none.
+    `overflow` says what becomes of samples that come faster than they are taken (None: what suits the source, see
+    `edge_agent.config.overflow`); `queue_rows` wait in memory, `spool_mb` on disk.
+    A batch waits until its oldest sample is `linger_ms` old, or until it is full; 0 is no waiting.
+    """
 
     columns: dict[str, Column] = {}
     timestamp: Timestamp | None = None
     sequence: str = ""
+    overflow: Literal["block", "drop_oldest", "spool"] | None = None
+    queue_rows: int | None = None
+    spool_mb: float | None = None
+    linger_ms: float = 0.0
+    late_seconds: float = 60.0
 
 
 class Output(Section, frozen=True, kw_only=True):
@@ -322,8 +334,22 @@ class Sandbox(Section, frozen=True, kw_only=True):
     launcher: Path | None = None
 
 
+class Interfaces(Section, frozen=True, kw_only=True):
+    """What local programs may ask over HTTP at `listen`: a loopback address, or `unix:PATH`. Each is off by default.
+
+    With `inference`, slots whose source that is answer requests; with `metrics`, `/metrics` is told to Prometheus.
+    """
+
+    listen: str = "127.0.0.1:8080"
+    inference: bool = False
+    metrics: bool = False
+
+
 class Slot(Section, frozen=True, kw_only=True):
-    """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output."""
+    """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output.
+
+    With `spare`, a worker waits beside the one that works, so that the next release or replacement starts sooner.
+    """
 
     channel: str
     input: Input
@@ -332,6 +358,7 @@ class Slot(Section, frozen=True, kw_only=True):
     policy: LocalPolicy = LocalPolicy()
     health: HealthLimits = HealthLimits()
     limits: WorkerLimits = WorkerLimits()
+    spare: bool = False
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -351,6 +378,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: WorkerLimits = WorkerLimits()
     sandbox: Sandbox = Sandbox()
     incidents: IncidentLimits = IncidentLimits()
+    interfaces: Interfaces = Interfaces()
 
     def broker_of(self, plug: MqttInput | MqttOutput) -> Broker:
         """Return the broker of a topic: its own, else the agent's. Raises `ConfigError` when there is neither."""

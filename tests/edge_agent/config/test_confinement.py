@@ -10,8 +10,10 @@ from edge_agent.config import load
 from edge_agent.config.confinement import confinement
 from edge_agent.config.sections import Config
 from edge_agent.contract.errors import Blame, ConfigError, ReasonCode
-from edge_agent.contract.manifest import ResourceLimits
+from edge_agent.contract.manifest import InputSpec, Manifest, OutputSpec, ResourceLimits, Stage, encode_manifest
 from edge_agent.runtime.limits import MIB, lowest, unmet
+from edge_agent.runtime.supervisor import Supervisor
+from edge_agent.wiring import RuntimePort
 
 _CONFIG = """
 [device]
@@ -87,3 +89,23 @@ def test_a_required_layer_that_is_not_applied_refuses_without_blaming_the_releas
 def test_no_limit_is_no_limit() -> None:
     assert lowest(None, 0, 5, 3) == 3
     assert lowest(None, 0) is None
+
+
+@pytest.mark.parametrize(("more", "modules"), [("", None), ("spare = true", ("numpy", "onnxruntime"))])
+def test_a_slot_keeps_a_spare_worker_only_where_it_is_told_to(
+    tmp_path: Path, more: str, modules: tuple[str, ...] | None
+) -> None:
+    path, supervisor = tmp_path / "agent.toml", Supervisor(())
+    path.write_text(_CONFIG.format("").replace('channel = "staging"', f'channel = "staging"\n{more}'))
+    manifest = Manifest(
+        format=1,
+        pipeline="meter",
+        stages=[Stage(name="model", target="edge_agent.sdk.identity:Identity", fingerprint="f")],
+        input=InputSpec(columns=["x"]),
+        output=OutputSpec(columns=["y"]),
+        requires=["numpy", "onnxruntime"],
+    )
+    (tmp_path / "manifest.json").write_bytes(encode_manifest(manifest))
+    port = RuntimePort(supervisor, load(path, check_files=False))
+    assert port._plan("meter", 1, tmp_path, "meter@1").spare == modules
+    supervisor.stop()
