@@ -2,7 +2,7 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check lint bench conformance guards crash clean help
+.PHONY: demo test check lint ready bench conformance guards crash soak clean help
 
 help:
 	@echo "make demo    three devices, three releases, one of which heals itself"
@@ -11,6 +11,7 @@ help:
 	@echo "make bench   benchmarks"
 	@echo "make conformance   our TUF client against what the public conformance suite asks"
 	@echo "make guards  every attack once with its guard taken out: its test must fail"
+	@echo "make soak    1,000 updates and 200 bad releases in a row under load (an hour; SOAK=\"--swaps 50 --bad 10\")"
 	@echo "make crash   the agent killed at every moment of every row of its tables"
 
 demo: .venv/publisher.installed
@@ -21,7 +22,15 @@ test: .venv/dev.installed
 	FIELDCAST_PYTHONS="$$(sh .ci/interpreters)" $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term
 
-check: lint test
+check:
+	@$(MAKE) --no-print-directory -j2 lint ready
+	@$(MAKE) --no-print-directory test
+
+# What the tests need, made while the other core lints: also the compiled tests, else every worker compiles them all.
+ready: .venv/dev.installed
+	@sh .ci/mosquitto
+	@sh .ci/interpreters >/dev/null
+	@$(PYTEST) -q --collect-only >/dev/null 2>&1 || true
 
 lint: .venv/dev.installed
 	$(BIN)/ruff format --check .
@@ -43,6 +52,10 @@ conformance: .venv/dev.installed
 		PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) "$(TUF_CONFORMANCE)/tuf_conformance" --rootdir "$(TUF_CONFORMANCE)" \
 			-c "$(TUF_CONFORMANCE)/pyproject.toml" --entrypoint "$(CURDIR)/tests/conformance/client"; \
 	else echo "TUF_CONFORMANCE is not set: the public suite itself was not run"; fi
+
+soak: .venv/dev.installed
+	@sh .ci/mosquitto
+	$(BIN)/python -m tests.soak.soak $(SOAK)
 
 crash: .venv/dev.installed
 	FIELDCAST_CRASH=all $(PYTEST) -q -n auto tests/crash

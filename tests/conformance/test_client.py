@@ -87,7 +87,7 @@ def test_the_executable_answers_by_its_exit_status(repository: Repository, tmp_p
     url = ["--metadata-url", f"{repository.url}/metadata/"]
     wanted = ["--target-name", "file", "--target-dir", str(tmp_path), "--target-base-url", f"{repository.url}/targets/"]
     statuses = [
-        subprocess.run([CLIENT, "--metadata-dir", tmp_path / "D", *words], capture_output=True, timeout=60, env=ENV)
+        subprocess.run([CLIENT, "--metadata-dir", tmp_path / "D", *words], capture_output=True, timeout=120, env=ENV)
         for words in (["init", tmp_path / "root.json"], [*url, "refresh"], [*url, *wanted, "download"])
     ]
     assert [done.returncode for done in statuses] == [0, 0, 0], statuses

@@ -35,7 +35,7 @@ from tests.simulators.waiting import until
 __all__ = ["SLOT", "Device", "Release", "Scene", "Wrapped"]
 
 SLOT, CHANNEL, FLEET = "meter", "staging", "plant"
-STOP_SECONDS, SETTLE_SECONDS = 20.0, 20.0
+STOP_SECONDS, SETTLE_SECONDS = 60.0, 60.0
 
 _CONFIG = """\
 [device]
@@ -88,7 +88,7 @@ class Wrapped:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(10)
+        self._process.wait(30)
 
     def ask(self, what: str, about: Any) -> int:
         """Start a life or collect one; return its process id or how it ended."""
@@ -251,7 +251,7 @@ class Device:
         """Ask the database from outside."""
         if not (self.state / "agent.db").exists():
             return []
-        connection = sqlite3.connect(f"file:{self.state}/agent.db?mode=ro", uri=True, timeout=10)
+        connection = sqlite3.connect(f"file:{self.state}/agent.db?mode=ro", uri=True, timeout=30)
         try:
             return connection.execute(sql, values).fetchall()
         except sqlite3.OperationalError as error:

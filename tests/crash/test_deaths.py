@@ -77,11 +77,11 @@ def test_real_workers_die_with_the_agent_and_a_release_runs_again(when: str, dev
     workers = workers_of(pid)
     assert workers, "no worker was there to die"
     one.kill()
-    until(lambda: not any(map(alive, workers)), 5, "the end of the workers")
+    until(lambda: not any(map(alive, workers)), 30, "the end of the workers")
     one.require_sound()
     pid = one.start(real=True, announce=announce)
     one.settle(1 if one.condemned() else 2)
-    until(lambda: len(workers_of(pid)) == 1, 10, "one worker")
+    until(lambda: len(workers_of(pid)) == 1, 30, "one worker")
     one.until_tidy()
     one.stop()
     one.require_sound()

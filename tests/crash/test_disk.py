@@ -82,11 +82,11 @@ def told(device: Device) -> dict[str, Any]:
 
 def until_trouble(device: Device) -> None:
     """Wait until the agent, which runs on, tells what the disk refuses."""
-    until(lambda: told(device).get("trouble"), 10, f"trouble in {told(device)}\n{device.log}")
+    until(lambda: told(device).get("trouble"), 30, f"trouble in {told(device)}\n{device.log}")
 
 
 def until_well(device: Device) -> None:
-    until(lambda: told(device).get("trouble", "x") == "", 10, f"no trouble in {told(device)}\n{device.log}")
+    until(lambda: told(device).get("trouble", "x") == "", 30, f"no trouble in {told(device)}\n{device.log}")
 
 
 # The row after which the disk is full: what comes next needs space.
@@ -114,8 +114,8 @@ def test_a_full_disk_stops_an_update_and_nothing_else(stage: str, disk: Callable
     one.reach()
     made.fill()
     one.go_on()
-    until(lambda: told(one), 10, f"an answer\n{one.log}")
-    until(lambda: told(one).get("trouble") or told(one)["slots"][0].get("reasons") or one.runs(2), 10,
+    until(lambda: told(one), 30, f"an answer\n{one.log}")
+    until(lambda: told(one).get("trouble") or told(one)["slots"][0].get("reasons") or one.runs(2), 30,
           f"a word of it\n{one.log}")  # fmt: skip
     one.require_sound()
     assert one.active() in (scene.digest(1), scene.digest(2))
@@ -144,11 +144,11 @@ def test_a_device_starts_on_a_disk_that_refuses_and_runs_its_release(
         one.kill()
     made.fill() if how == "full" else made.remount("ro")
     pid = one.start(real=True, announce=scene.envelope(2).hex())
-    until(lambda: len(workers_of(pid)) == 1, 15, f"a worker\n{one.log}")
+    until(lambda: len(workers_of(pid)) == 1, 30, f"a worker\n{one.log}")
     until_trouble(one)
     slot = told(one)["slots"][0]
     assert (slot["active"], slot["active_digest"]) == ("meter@1", scene.digest(1))
-    until(lambda: told(one)["slots"][0]["counters"].get("samples"), 10, f"results\n{one.log}")
+    until(lambda: told(one)["slots"][0]["counters"].get("samples"), 30, f"results\n{one.log}")
     made.free() if how == "full" else made.remount("rw")
     one.settle(2)
     until_well(one)
@@ -172,7 +172,7 @@ def test_a_directory_that_turns_read_only_under_a_running_agent(
     for arguments in (["--bind", place, place], ["-o", "remount,bind,ro", place]):
         subprocess.run(["mount", *arguments], check=True)
     one.go_on()
-    until(lambda: told(one).get("slots", [{}])[0].get("reasons"), 10, f"a reason\n{one.log}")
+    until(lambda: told(one).get("slots", [{}])[0].get("reasons"), 30, f"a reason\n{one.log}")
     assert one.active() == scene.digest(1)
     subprocess.run(["umount", "-l", place], check=True)
     one.settle(2)
@@ -207,7 +207,7 @@ def test_a_clean_stop_on_a_full_disk_ends_everything_and_exits_0(disk: Callable[
     made = disk()
     one = made.device
     pid = one.start(real=True)
-    until(lambda: len(workers_of(pid)) == 1, 15, f"a worker\n{one.log}")
+    until(lambda: len(workers_of(pid)) == 1, 30, f"a worker\n{one.log}")
     made.fill()
     one.stop()
     made.free()
@@ -224,7 +224,7 @@ def test_errors_of_the_file_system_are_told_and_heal(device: Make, scene: Scene)
     (one.state / "blobs").rename(aside)
     (one.state / "blobs").write_text("not a directory")
     one.go_on()
-    until(lambda: told(one).get("slots", [{}])[0].get("reasons"), 10, f"a reason\n{one.log}")
+    until(lambda: told(one).get("slots", [{}])[0].get("reasons"), 30, f"a reason\n{one.log}")
     assert one.active() == scene.digest(1)
     (one.state / "blobs").unlink()
     aside.rename(one.state / "blobs")
@@ -246,8 +246,8 @@ def test_a_clock_that_jumps_condemns_nobody_and_what_runs_goes_on(days: int, dev
     one.reach()
     one.kill()
     pid = one.start(real=True, clock_seconds=days * DAY_SECONDS)
-    until(lambda: workers_of(pid), 15, f"a worker\n{one.log}")
-    until(lambda: told(one).get("slots", [{}])[0].get("active") in ("meter@1", "meter@2"), 10, "a release")
+    until(lambda: workers_of(pid), 30, f"a worker\n{one.log}")
+    until(lambda: told(one).get("slots", [{}])[0].get("active") in ("meter@1", "meter@2"), 30, "a release")
     if days > 100:
         assert told(one)["channels"]["staging"]["stale_since"]
     if days < -100:

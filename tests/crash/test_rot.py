@@ -123,7 +123,7 @@ UNDER_IT: dict[str, Callable[[Path], object]] = {
 def test_files_that_vanish_under_a_running_agent_come_back(what: str, device: Make, scene: Scene) -> None:
     one = device(1)
     pid = one.start(real=True)
-    until(lambda: len(workers_of(pid)) == 1 and told(one), 15, f"a worker\n{one.log}")
+    until(lambda: len(workers_of(pid)) == 1 and told(one), 30, f"a worker\n{one.log}")
     UNDER_IT[what](one.state)
     (worker,) = workers_of(pid)
     assert told(one)["slots"][0]["active"] == "meter@1"
@@ -131,7 +131,7 @@ def test_files_that_vanish_under_a_running_agent_come_back(what: str, device: Ma
     one.kill()
     one.start(announce=scene.envelope(1).hex())
     one.settle(1)
-    until(lambda: one.blob(scene.releases[0].parsed.stages[0].bundle).exists() or what == "its blobs", 10, "blobs")  # type: ignore[arg-type]
+    until(lambda: one.blob(scene.releases[0].parsed.stages[0].bundle).exists() or what == "its blobs", 30, "blobs")  # type: ignore[arg-type]
     one.stop()
 
 
@@ -139,7 +139,7 @@ def test_rot_that_is_found_while_it_runs_lets_the_store_be_rebuilt(device: Make,
     """The agent sets the database aside and opens a new one by itself; the release runs again."""
     one = device(1)
     pid = one.start(real=True)
-    until(lambda: len(workers_of(pid)) == 1 and told(one), 15, f"a worker\n{one.log}")
+    until(lambda: len(workers_of(pid)) == 1 and told(one), 30, f"a worker\n{one.log}")
     database = one.state / "agent.db"
     with contextlib.closing(sqlite3.connect(database)) as other:
         other.execute("pragma wal_checkpoint(truncate)")
@@ -147,9 +147,9 @@ def test_rot_that_is_found_while_it_runs_lets_the_store_be_rebuilt(device: Make,
         other.commit()  # what the agent has in memory is out of date now: it reads the file again
         with database.open("r+b") as file:
             file.write(random.Random(1).randbytes(database.stat().st_size))
-        until(lambda: (one.state / "agent.db.damaged").exists(), 15, f"the damage found\n{one.log}")
-    until(lambda: told(one).get("slots", [{}])[0].get("active") == "meter@1", 15, f"the release\n{one.log}")
-    until(lambda: len(workers_of(pid)) == 1, 15, "a worker again")
+        until(lambda: (one.state / "agent.db.damaged").exists(), 30, f"the damage found\n{one.log}")
+    until(lambda: told(one).get("slots", [{}])[0].get("active") == "meter@1", 30, f"the release\n{one.log}")
+    until(lambda: len(workers_of(pid)) == 1, 30, "a worker again")
     one.stop()
     one.require_sound()
 

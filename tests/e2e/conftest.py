@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from publisher.broker import EmbeddedBroker
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.fleet import FleetSimulator
 from tests.simulators.thrift import verifier_at_hand
@@ -43,16 +42,6 @@ def mosquitto() -> Iterator[Mosquitto]:
     require_mosquitto()
     with Mosquitto("set_tcp_nodelay true", persistent=True) as broker:
         yield broker
-
-
-@pytest.fixture(params=["mosquitto", "embedded"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A running broker of each kind."""
-    if request.param == "mosquitto":
-        yield request.getfixturevalue("mosquitto_url")
-    else:
-        with EmbeddedBroker() as broker:
-            yield broker.url
 
 
 @pytest.fixture

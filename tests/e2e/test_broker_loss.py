@@ -66,7 +66,7 @@ def test_a_broker_killed_in_probation_blames_no_release(
     agent.until(lambda status: status["connection"] != "connected", what="the loss is noticed")
     assert agent.slot()["state"] == "shadow"
     mosquitto.start()
-    agent.until_active(signed.name, 20)
+    agent.until_active(signed.name, 30)
     counter.until_flows(signed.name, 5)
     assert [one["state"] for one in agent.deployments()] == ["committed", "superseded"]
 

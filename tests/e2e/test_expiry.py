@@ -19,14 +19,14 @@ def test_a_committed_release_runs_on_expired_metadata_after_a_restart_and_nothin
     agent, counter = fleet.settled()
     expires = _accepted_that_expires_soon(fleet, agent)
     until(lambda: time.time() > expires, 30, "the expiry")
-    agent.until(lambda status: status["channels"]["staging"].get("stale_since") == expires, 15, "stale while running")
+    agent.until(lambda status: status["channels"]["staging"].get("stale_since") == expires, 30, "stale while running")
 
     assert agent.stop() == 0
     agent.start()
     agent.until_active("meter@1")
     counter.until_flows("meter@1")
     assert agent.status()["channels"]["staging"]["stale_since"] == expires
-    until(lambda: "stale_since" in fleet.report(agent)["channels"]["staging"], 10, "stale_since in the report")
+    until(lambda: "stale_since" in fleet.report(agent)["channels"]["staging"], 30, "stale_since in the report")
     assert "STALE since" in agent.cli("status").stdout
 
     late = fleet.release(fleet.write("late.py", author.scale(3)), now=time.time() - TIMESTAMP_SECONDS - 5)

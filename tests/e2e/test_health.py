@@ -88,7 +88,7 @@ def _rolled_back(fleet: FleetSimulator, agent: AgentProcess, directory: Path) ->
     assert kept["frames"][0]["columns"] == ["x"]
     text = json.dumps(kept)
     assert "127.0.0.1" not in text, "the configuration must not be in it"
-    until(lambda: fleet.report(agent)["slots"][0].get("incident") == listed["number"], 10.0)
+    until(lambda: fleet.report(agent)["slots"][0].get("incident") == listed["number"], 30)
     file = directory / "incident.json"
     assert agent.cli("incident", "export", str(listed["number"]), str(file)).returncode == 0
     assert json.loads(file.read_text())["frames"] == kept["frames"]

@@ -25,7 +25,7 @@ def _version_of(python: str) -> str:
     """Return the version of an interpreter that has all an agent needs, otherwise an empty string."""
     try:
         done = subprocess.run(
-            [python, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+            [python, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=120, check=False, cwd="/"
         )
     except OSError:
         return ""

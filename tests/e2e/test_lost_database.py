@@ -34,12 +34,12 @@ def test_rollback_after_a_reboot_without_the_database_is_refused_and_reported(fl
     fleet.announce(older.message)
     agent.start()
     agent.until_refused("older")
-    until(lambda: _codes_reported(fleet, agent) == {"older"}, 10, "the refusal in the report")
+    until(lambda: _codes_reported(fleet, agent) == {"older"}, 30, "the refusal in the report")
     assert fleet.report(agent)["boot"] == boot + 1, "reports would look replayed"
     agent.until_active(newest.name)
     counter.until_flows(newest.name)
     fleet.announce(newest.message)
-    agent.until(lambda status: "refused" not in status["channels"]["staging"], 10, "the newest accepted")
+    agent.until(lambda status: "refused" not in status["channels"]["staging"], 30, "the newest accepted")
     assert agent.status()["slots"][0]["active"] == newest.name
 
 
@@ -57,11 +57,11 @@ def test_a_withheld_bundle_changes_nothing_and_is_reported(fleet: FleetSimulator
 
     fleet.send(signed, withhold)
     fleet.announce(signed.message)
-    agent.until(lambda status: status["slots"][0].get("candidate") == signed.name, 10, "the announcement")
+    agent.until(lambda status: status["slots"][0].get("candidate") == signed.name, 30, "the announcement")
     counter.until_flows("meter@1", 5)
     slot = agent.status()["slots"][0]
     assert (slot["active"], slot["state"]) == ("meter@1", "fetching")
     assert agent.worker() == worker
-    until(lambda: fleet.report(agent)["slots"][0].get("state") == "fetching", 10, "the wait in the report")
+    until(lambda: fleet.report(agent)["slots"][0].get("state") == "fetching", 30, "the wait in the report")
     fleet.send(signed)
     agent.until_active(signed.name)

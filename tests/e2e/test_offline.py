@@ -94,12 +94,12 @@ def test_a_device_without_network_is_updated_by_stick_and_an_older_stick_is_refu
     assert kept["copied"] == first.blobs
     agent.start(wait=False)
     agent.until_active("meter@1", 30)
-    until(lambda: "meter@1" in results(agent), 10, "results of meter@1")
+    until(lambda: "meter@1" in results(agent), 30, "results of meter@1")
 
     found = imported(agent, second.directory, "--wait", "40")
     assert [(one["release"], one["ending"]) for one in found["outcomes"]] == [("meter@2", "committed")]
     assert agent.slot()["active"] == "meter@2"
-    until(lambda: "meter@2" in results(agent), 10, "results of meter@2")
+    until(lambda: "meter@2" in results(agent), 30, "results of meter@2")
 
     older = agent.cli("import", first.directory)
     assert older.returncode == 1

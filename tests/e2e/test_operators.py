@@ -50,10 +50,10 @@ def _require_stays_back(fleet: FleetSimulator, agent: AgentProcess, counter: Cou
     slot = agent.slot()
     assert (slot["active"], slot["last"], slot["state"]) == ("meter@1", "meter@2", "reverted")
     assert [one["code"] for one in slot["reasons"]] == ["operator"]
-    until(lambda: fleet.report(agent)["slots"][0].get("state") == "reverted", 10, "the report")
+    until(lambda: fleet.report(agent)["slots"][0].get("state") == "reverted", 30, "the report")
     accepted = agent.log.count("trust accepted")
     fleet.announce(fleet.refresh())
-    until(lambda: agent.log.count("trust accepted") > accepted, 10, "the refreshed envelope")
+    until(lambda: agent.log.count("trust accepted") > accepted, 30, "the refreshed envelope")
     assert agent.stop() == 0
     agent.start()
     counter.until_flows("meter@1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 
 from publisher.devices.fleet import Outcome
 from publisher.pushing import Ending
@@ -14,11 +13,11 @@ from tests.simulators.fleet import FleetSimulator
 from tests.simulators.waiting import until
 
 
-def test_a_release_is_swapped_without_loss_and_a_bad_one_heals_itself(
-    found: Callable[..., FleetSimulator], url: str
-) -> None:
-    """Counted from ids by a process that does not import our code; told by device, report and publisher alike."""
-    fleet = found(url)
+def test_a_release_is_swapped_without_loss_and_a_bad_one_heals_itself(fleet: FleetSimulator) -> None:
+    """Counted from ids by a process that does not import our code; told by device, report and publisher alike.
+
+    The demonstration takes the same road over the embedded broker: `tests/publisher/test_demo.py`.
+    """
     agent = fleet.agent()
     _require_unreachable(agent, "first", "second", "third")
     counter = fleet.feed(agent)
@@ -73,10 +72,10 @@ def _offer_again(fleet: FleetSimulator, agent: AgentProcess) -> None:
     assert before == [("meter@3", "rolled_back"), ("meter@2", "committed"), ("meter@1", "superseded")]
     accepted = agent.log.count("trust accepted")
     fleet.announce(fleet.refresh())
-    until(lambda: agent.log.count("trust accepted") > accepted, 10, "the refreshed envelope")
+    until(lambda: agent.log.count("trust accepted") > accepted, 30, "the refreshed envelope")
     assert agent.stop() == 0
     agent.start()
-    until(lambda: agent.log.count("ready device") == 2, 10, "the second start")
+    until(lambda: agent.log.count("ready device") == 2, 30, "the second start")
     agent.until_active("meter@2")
     assert [(one["release"], one["state"]) for one in agent.deployments()] == before
 

@@ -74,7 +74,7 @@ def test_a_release_runs_on_a_serial_port_that_is_unplugged_and_plugged_in_again(
         fleet.release(fleet.write("first.py", author.scale(2)))
         flows(path, "meter@1")
         line.unplug()
-        until(lambda: "source is gone" in agent.log, 10.0, "the loss of the port")
+        until(lambda: "source is gone" in agent.log, 30, "the loss of the port")
         line.plug()
         flows(path, "meter@1")
         fleet.release(fleet.write("second.py", author.scale(3)))

@@ -117,9 +117,9 @@ def test_a_false_envelope_is_refused_and_reported_and_the_release_goes_on(
     runs, worker = scene.newest.name, agent.worker()
     deployments, refused = agent.deployments(), agent.log.count("trust refused")
     fleet.announce(attack(scene))
-    until(lambda: agent.log.count("trust refused") > refused, 10, "the refusal")
+    until(lambda: agent.log.count("trust refused") > refused, 30, "the refusal")
     assert len(agent.until_refused(code)["message"]) > 20
-    until(lambda: _codes_reported(fleet, agent) == {code}, 10, "the refusal in the report")
+    until(lambda: _codes_reported(fleet, agent) == {code}, 30, "the refusal in the report")
     counter.until_flows(runs)
     assert agent.worker() == worker, "the running release was disturbed"
     assert agent.deployments() == deployments
@@ -160,7 +160,7 @@ def test_a_flipped_byte_in_any_chunk_is_refused_and_the_release_goes_on(fleet: F
         assert slot["active"] == "meter@1"
         counter.until_flows("meter@1", 5)
     assert agent.worker() == worker, "the running release was disturbed"
-    until(lambda: _slot_codes_reported(fleet, agent) == ["content"], 10, "the report")
+    until(lambda: _slot_codes_reported(fleet, agent) == ["content"], 30, "the report")
     good = fleet.release(_heavy(fleet, "noise-good", 7))
     agent.until_active(good.name)
     _require_whole(counter)

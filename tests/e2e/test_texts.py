@@ -89,7 +89,7 @@ def _spoil(fleet: FleetSimulator, agent: AgentProcess, times: int) -> None:
     good: dict[str, Any] = {"id": 1, "t": 1, "text": "x", "tags": {"parity": "odd", "seen": []}}
     for bad in ({"text": 5}, {"tags": None}, {"text": "x" * 70_000}):
         for _ in range(times):
-            fleet.client.publish(f"sensors/{agent.device}", json.dumps(good | bad).encode(), retain=False).wait(10.0)
+            fleet.client.publish(f"sensors/{agent.device}", json.dumps(good | bad).encode(), retain=False).wait(30)
 
 
 def _counters(agent: AgentProcess) -> dict[str, int]:

@@ -80,7 +80,7 @@ def test_a_broker_that_forgot_everything_is_healed_by_pushing_again(found: Found
     agent.until_ended(signed.name, "fetching")
     counter.until_flows("meter@1")
     fleet.push(target)
-    agent.until_active(fleet.channel.current()["meter"][1].name, 20)
+    agent.until_active(fleet.channel.current()["meter"][1].name, 30)
 
 
 def test_blobs_come_from_mirrors_in_their_order_and_a_bad_one_is_reported_by_name(
@@ -103,7 +103,7 @@ def test_blobs_come_from_mirrors_in_their_order_and_a_bad_one_is_reported_by_nam
         fleet.feed(agent)
         fleet.announce(signed.message)
         agent.until_active(signed.name)
-        until(lambda: bad.url in fleet.report(agent).get("sources", {}), 10, "the mirror in the report")
+        until(lambda: bad.url in fleet.report(agent).get("sources", {}), 30, "the mirror in the report")
         assert "sha256" in fleet.report(agent)["sources"][bad.url]
 
 

@@ -75,7 +75,7 @@ def _tally(agent: AgentProcess, sent: int, size: int, hop: int) -> dict[str, Any
         [*command, "--sent", str(sent), "--size", str(size), "--hop", str(hop)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -113,7 +113,7 @@ def test_killed_and_stopped_in_the_middle_every_window_is_in_the_table_once(flee
     sent = _rest(counter)
     assert sent > 4 * SIZE
     with contextlib.suppress(AssertionError):
-        until(lambda: _tally(agent, sent, SIZE, HOP)["missing"] == [], 10, pause_seconds=0.2)
+        until(lambda: _tally(agent, sent, SIZE, HOP)["missing"] == [], 30, pause_seconds=0.2)
     found = _tally(agent, sent, SIZE, HOP)
     assert found == {
         **found,

@@ -42,8 +42,8 @@ def test_it_serves_on_a_free_port_and_is_gone_afterwards() -> None:
         assert broker.wait(0.01) is None
         pid = broker.pid
         with Client(broker.url, "guest") as client:
-            client.wait_connected(10)
-            client.publish("t", b"x" * 1_100_000, retain=True).wait(10)
+            client.wait_connected(30)
+            client.publish("t", b"x" * 1_100_000, retain=True).wait(30)
     assert not broker.running
     assert not alive(pid)
     assert not answers(broker.port)

@@ -58,7 +58,7 @@ def checkout(office: Office, path: Path) -> Path:
 def job(path: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     clean = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environment}
     return subprocess.run(
-        [*PUBLISHER, *arguments], cwd=path, env=clean, capture_output=True, text=True, timeout=90, check=False
+        [*PUBLISHER, *arguments], cwd=path, env=clean, capture_output=True, text=True, timeout=120, check=False
     )
 
 

@@ -474,18 +474,18 @@ def test_exit_codes_on_a_real_fleet(tmp_path: Path) -> None:
         agent = fleet.agent()
         fleet.feed(agent)
         agent.until_active("meter@1")
-        committed = push("two.py", "--tag", "v2", "--json", "--timeout", "30")
+        committed = push("two.py", "--tag", "v2", "--json", "--timeout", "120")
         assert (committed.returncode, committed.stderr) == (0, "")
         assert json.loads(committed.stdout)["devices"][0]["outcome"] == "committed"
-        back = push("bad.py", "--timeout", "30")
+        back = push("bad.py", "--timeout", "120")
         assert back.returncode == 4
         assert f"  {agent.device}: rolled back" in back.stdout
         shown = fleet.publisher("status")
         assert shown.returncode == 0
         assert agent.device in shown.stdout
-        rolled = fleet.publisher("rollback", "-c", CHANNEL, "--wait", "--timeout", "30")
+        rolled = fleet.publisher("rollback", "-c", CHANNEL, "--wait", "--timeout", "120")
         assert rolled.returncode == 0, rolled.stderr
         fleet.agent(columns='other = "x"')
-        refused = push("one.py", "--timeout", "30", "--devices", "2")
+        refused = push("one.py", "--timeout", "120", "--devices", "2")
         assert refused.returncode == 3
         assert "columns: needs the columns x" in refused.stdout

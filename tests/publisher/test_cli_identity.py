@@ -126,7 +126,7 @@ def run(tmp_path: Path) -> Run:
             capture_output=True,
             text=True,
             check=False,
-            timeout=90,
+            timeout=120,
             stdin=subprocess.DEVNULL,
         )
 

@@ -43,7 +43,7 @@ def run(desk: Path) -> Run:
             env={**os.environ, "COLUMNS": "160"},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=120,
             check=False,
         )
 
@@ -79,12 +79,12 @@ def test_an_image_as_edge_agent_prints_it(run: Run, desk: Path) -> None:
         [sys.executable, "-m", "edge_agent.cli", "profile", "--json"],
         cwd=desk,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     if not printed.stdout:  # the module is no program: ask as the script does
         asked = "import sys; sys.argv = ['edge-agent', 'profile', '--json']; from edge_agent.cli import main; main()"
-        printed = subprocess.run([sys.executable, "-c", asked], cwd=desk, capture_output=True, timeout=60, check=True)
+        printed = subprocess.run([sys.executable, "-c", asked], cwd=desk, capture_output=True, timeout=120, check=True)
     (desk / "here.json").write_bytes(printed.stdout)
     done = run("mine.py", "--image", "here.json")
     assert done.returncode == 0, done.stderr
@@ -167,9 +167,9 @@ def say(home: Home, device: str, profile: dict[str, Any], *slots: SlotReport) ->
         profile=profile,
     )
     with Client(home.broker.url, f"device-{device}", clean_start=True, session_expiry_seconds=0) as client:
-        client.wait_connected(10)
-        client.publish(topics.report(device), encode_report(report), retain=True).wait(10)
-        client.publish(topics.online(device), b"0", retain=True).wait(10)
+        client.wait_connected(30)
+        client.publish(topics.report(device), encode_report(report), retain=True).wait(30)
+        client.publish(topics.online(device), b"0", retain=True).wait(30)
 
 
 def test_every_device_that_was_ever_heard_of_has_a_line(home: Home, imports: None, desk: Path) -> None:
@@ -178,9 +178,9 @@ def test_every_device_that_was_ever_heard_of_has_a_line(home: Home, imports: Non
     say(home, "bare", msgspec.to_builtins(msgspec.structs.replace(mine, distributions={})))
     say(home, "mute", {})
     with Client(home.broker.url, "x", clean_start=True, session_expiry_seconds=0) as client:
-        client.wait_connected(10)
-        client.publish(Topics("plant").online("seen"), b"1 1", retain=True).wait(10)
-        client.publish(Topics("plant").report("odd"), b"?", retain=True).wait(10)
+        client.wait_connected(30)
+        client.publish(Topics("plant").online("seen"), b"1 1", retain=True).wait(30)
+        client.publish(Topics("plant").report("odd"), b"?", retain=True).wait(30)
     found = check("mine.py")
     assert [(one.name, one.verdict) for one in found.findings[1:]] == [
         ("bare", Verdict.REFUSE),

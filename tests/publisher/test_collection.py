@@ -100,7 +100,7 @@ def test_deltas_stay_with_what_they_make(office: Office) -> None:
         for marker, delta in zip("ac", deltas, strict=True):
             way = Way(base=Digest.of(blob_of("b")), delta=BlobRef.of(delta))
             hint = encode_ways(Ways(format=1, ways=[way]))
-            client.publish(office.topics.ways(Digest.of(blob_of(marker))), hint, retain=True).wait(10.0)
+            client.publish(office.topics.ways(Digest.of(blob_of(marker))), hint, retain=True).wait(30)
     found = swept(office)
     assert {one.digest: one.why for one in found.cleared} == {
         Digest.of(blob_of("a")): "no longer offered",

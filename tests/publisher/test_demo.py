@@ -25,7 +25,8 @@ from publisher.devices.fleet import Fleet
 from tests.simulators.broker import EXECUTABLE, Mosquitto
 from tests.simulators.waiting import until
 
-COMMAND = [sys.executable, "-I", "-c", "from publisher.cli import main; main()", "demo"]
+PLAY = "from publisher.demo import play; play.WATCH_SECONDS = 2.0; from publisher.cli import main; main()"
+COMMAND = [sys.executable, "-I", "-c", PLAY, "demo"]  # its devices run each release for a shorter while
 MARK = "FIELDCAST_TEST_DEMO"
 
 
@@ -69,15 +70,14 @@ def left(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.name not in ("stdout", "stderr", ".ses"))
 
 
-@pytest.mark.timeout(180)
 def test_it_ends_as_promised_and_leaves_nothing(tmp_path: Path) -> None:
     with demo(tmp_path, "--json") as process:
-        assert process.wait(170) == 0, (tmp_path / "stderr").read_text()
+        assert process.wait(280) == 0, (tmp_path / "stderr").read_text()
         summary = json.loads((tmp_path / "stdout").read_text().splitlines()[-1])
         assert summary["devices"] == 3
         assert summary["committed"] == dict.fromkeys(("device-1", "device-2", "device-3"), "activity@2")
         assert (summary["rolled_back"], summary["samples_lost"], summary["samples_repeated"]) == (3, 0, 0)
-        assert summary["samples"] > 10_000
+        assert summary["samples"] > 5_000
         assert 0.7 < summary["accuracy"]["activity@1"] < 0.9
         assert summary["accuracy"]["activity@2"] > 0.97
         assert [one["outcome"] for one in summary["releases"]] == ["committed", "committed", "rolled_back"]
@@ -90,7 +90,6 @@ def test_it_ends_as_promised_and_leaves_nothing(tmp_path: Path) -> None:
     ("stop", "code", "words", "step"),
     [
         (signal.SIGINT, 130, "publisher: interrupted", "preflight in a clean process"),
-        (signal.SIGINT, 130, "publisher: interrupted", "device-1: committed"),
         (signal.SIGTERM, 143, "", "devices start"),
     ],
 )
@@ -98,31 +97,31 @@ def test_a_signal_ends_everything_it_started(
     tmp_path: Path, stop: signal.Signals, code: int, words: str, step: str
 ) -> None:
     with demo(tmp_path) as process:
-        until(lambda: step in (tmp_path / "stdout").read_text() or process.poll() is not None, 60, step)
-        if step == "device-1: committed":
-            assert len(marked(tmp_path)) > 5, "agents, workers, meter, broker"
+        until(lambda: step in (tmp_path / "stdout").read_text() or process.poll() is not None, 120, step)
         process.send_signal(stop)
         process.send_signal(stop)  # an impatient second one must not disturb the clearing up
-        assert process.wait(30) == code
+        assert process.wait(60) == code
         assert (tmp_path / "stderr").read_text().strip() == words
-        until(lambda: not marked(tmp_path), 10, "the end of every process")
+        until(lambda: not marked(tmp_path), 30, "the end of every process")
         assert left(tmp_path) == []
 
 
 def test_a_killed_demonstration_leaves_no_process(tmp_path: Path) -> None:
     with demo(tmp_path) as process:
-        until(lambda: "publisher push" in (tmp_path / "stdout").read_text(), 60, "running agents")
+        until(lambda: "publisher push" in (tmp_path / "stdout").read_text(), 120, "running agents")
         process.kill()
         process.wait()
-        until(lambda: not marked(tmp_path), 20, "the end of every process")
+        until(lambda: not marked(tmp_path), 30, "the end of every process")
 
 
 @pytest.mark.skipif(not Path(EXECUTABLE).exists(), reason="mosquitto is not installed")
 def test_somebody_elses_broker_is_left_clean_and_the_directory_kept(tmp_path: Path) -> None:
     with Mosquitto() as broker, demo(tmp_path, "--keep", "--broker", broker.url) as process:
-        until(lambda: "device-1: committed" in (tmp_path / "stdout").read_text(), 60, "a release")
+        until(lambda: "device-1: committed" in (tmp_path / "stdout").read_text(), 120, "a release")
+        assert len(marked(tmp_path)) >= 5, "the demonstration, its meter and three agents"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
+        until(lambda: not marked(tmp_path), what="the end of every process")
         (kept,) = left(tmp_path)
         assert f"everything is left in {tmp_path / kept}" in (tmp_path / "stderr").read_text()
         assert (tmp_path / kept / "home" / "publisher.toml").is_file()
@@ -135,16 +134,16 @@ def retained(url: str) -> list[str]:
     with Client(
         url, "looker", clean_start=True, session_expiry_seconds=0, on_message=lambda t, p, r: heard.append(t)
     ) as client:
-        client.wait_connected(5)
+        client.wait_connected(30)
         client.subscribe(["#"])
-        client.publish("marker", b"x").wait(5)
-        until(lambda: "marker" in heard, 5)
+        client.publish("marker", b"x").wait(30)
+        until(lambda: "marker" in heard, 30)
     return [topic for topic in heard if topic != "marker"]
 
 
 def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
     with demo(tmp_path, "--broker", "mqtt://127.0.0.1:9") as process:
-        assert process.wait(30) == 6
+        assert process.wait(60) == 6
         assert (tmp_path / "stderr").read_text().startswith("publisher: broker 127.0.0.1:9 cannot be reached")
         assert (tmp_path / "stderr").read_text().count("\n") == 1
         assert (left(tmp_path), marked(tmp_path)) == ([], [])

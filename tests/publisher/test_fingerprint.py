@@ -372,7 +372,7 @@ def ask(python: str, target: str, **environment: str) -> list[object]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     result: list[object] = json.loads(done.stdout)

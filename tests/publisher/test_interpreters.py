@@ -80,7 +80,7 @@ def _version(python: str) -> str:
 
 def _rehearse(python: str, out: Path) -> dict[str, Any]:
     command = [python, "-I", "-m", "edge_agent.rehearsal", str(out)]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -178,5 +178,5 @@ def test_a_bundle_asks_for_a_python_that_parses_what_is_surely_imported(tmp_path
         "    print(Needs([], '>=3.11', []).for_syntax(collect(path + '/m.py:Same').oldest_minor).python)\n"
     )
     folders = [str(tmp_path / str(number)) for number in range(len(GRAMMAR))]
-    done = subprocess.run([newer, "-c", script, *folders], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([newer, "-c", script, *folders], capture_output=True, text=True, check=True, timeout=120)
     assert dict(zip(GRAMMAR, done.stdout.split(), strict=True)) == {name: want for name, (*_, want) in GRAMMAR.items()}

@@ -342,7 +342,7 @@ REFUSED = {
     "parameter": ("make(F(p=lambda: 1))", "stage 'f': parameter p is a function"),
     "state": ("(lambda f: (setattr(f, 'handle', open(__file__)), make(f))[1])(F())", "stage 'f': F.handle"),
     "not a model": ("make(OnnxModel('bad.onnx'))", "bad.onnx: not an ONNX model"),
-    "weights elsewhere": ("make(OnnxModel('split.onnx'))", "lie in another file: save the model"),
+    "weights elsewhere": ("make(OnnxModel('split.onnx'))", "its weights lie in gone.bin, which cannot be read"),
     "closure": ("make(__import__('refused').R())", "refused.py:3"),
     "requirement": ("make(__import__('odd').R())", "R.requires: 'not a >< thing'"),
     "requirement by address": ("make(__import__('url').R())", "give a version range instead"),
@@ -354,6 +354,7 @@ def test_what_cannot_be_shipped_is_refused_with_the_way_out(workshop: Workshop, 
     expression, words = REFUSED[case]
     split = onnx.load_from_string(add_model())
     split.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    split.graph.initializer[0].external_data.add(key="location", value="gone.bin")
     base = "from edge_agent import Filter\n{0}class R(Filter):\n    {1}\n    def predict(self, x): return x\n"
     workshop.write(
         {

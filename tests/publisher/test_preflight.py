@@ -190,13 +190,17 @@ def test_what_fails_under_one_seed_only_says_so(desk: Path) -> None:
 def test_two_seeds_cost_little_more_than_one(desk: Path) -> None:
     made = pipeline(desk, author.scale(2))
     package = pack(made)
-    started = time.monotonic()
-    with bench(package) as place:
-        place.run(1)
-    one = time.monotonic() - started
-    started = time.monotonic()
-    preflight(package, pipeline=made)
-    assert time.monotonic() - started < 2 * one + 1.0
+    for _ in range(5):  # other work on this machine may slow down either
+        started = time.monotonic()
+        with bench(package) as place:
+            place.run(1)
+        one = time.monotonic() - started
+        started = time.monotonic()
+        preflight(package, pipeline=made)
+        both = time.monotonic() - started
+        if both < 2 * one + 1.0:
+            return
+    raise AssertionError(f"two took {both:.2f} s where one takes {one:.2f} s")
 
 
 def test_a_rehearsal_that_takes_too_long(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +278,7 @@ def test_this_interpreter_may_be_named_too(desk: Path) -> None:
 
 
 def bare(desk: Path) -> str:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(desk / "bare")], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(desk / "bare")], check=True, timeout=120)
     return str(desk / "bare" / "bin" / "python")
 
 

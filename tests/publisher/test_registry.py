@@ -506,6 +506,7 @@ from publisher import Registry
 
 where, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 registry = Registry(where)
+print("ready", flush=True)
 sys.stdin.readline()
 for number in range(first, first + count):
     Path("counted.py").write_text(
@@ -534,6 +535,17 @@ def pusher(root: Path, location: str, first: int, count: int, **environment: str
     )
 
 
+def under_way(*pushers: subprocess.Popen[str]) -> None:
+    """Send each its line once all are ready for it."""
+    for one in pushers:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n", one.communicate()
+    for one in pushers:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+
+
 def all_are_whole(registry: Registry) -> list[Version]:
     """Load every version that is visible; none may be half."""
     found = registry.versions("Counted") if registry.names() else []
@@ -552,11 +564,8 @@ def test_two_that_push_at_once_lose_nothing(
         Registry(tmp_path / "store") if kind == "directory" else in_bucket(request.getfixturevalue("s3"), monkeypatch)
     )
     both = [pusher(tmp_path / str(first), registry._record.location, first, count) for first in (0, 1000)]
-    for one in both:
-        assert one.stdin is not None
-        one.stdin.write("\n")
-        one.stdin.flush()
-    said = [one.communicate(timeout=100) for one in both]
+    under_way(*both)
+    said = [one.communicate(timeout=250) for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     fingerprints = [line for out, _ in said for line in out.split()]
     found = all_are_whole(registry)
@@ -596,10 +605,10 @@ def test_a_push_killed_around_each_of_its_writes_leaves_only_whole_versions(
     (tmp_path / "desk").mkdir()
     (tmp_path / "desk" / "killed.py").write_text(KILLED + PUSHES)
     command = [sys.executable, "-B", "killed.py", str(tmp_path / "store"), "0", "3", place, str(left)]
-    done = subprocess.run(command, cwd=tmp_path / "desk", input="\n", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path / "desk", input="\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     found = all_are_whole(Registry(tmp_path / "store"))
-    told = done.stdout.split()
+    told = done.stdout.split()[1:]
     assert [one.fingerprint for one in found][: len(told)] == told, "what was told is there"
     assert len(found) == (left - (place == "before")) // 2
 
@@ -609,10 +618,8 @@ def test_a_push_killed_at_any_moment_leaves_only_whole_versions(tmp_path: Path) 
     told: list[str] = []
     for turn in range(10):
         one = pusher(tmp_path / "desk", str(tmp_path / "store"), 100 * turn, 90)
-        assert one.stdin is not None
+        under_way(one)
         assert one.stdout is not None
-        one.stdin.write("\n")
-        one.stdin.flush()
         told.append(one.stdout.readline().strip())  # it is under way
         time.sleep(turn * 0.003)  # the moment is the point; no outcome depends on it
         one.kill()

@@ -25,8 +25,8 @@ from tests.simulators.waiting import until
 __all__ = ["AgentProcess", "Counting", "alive", "maps_of", "workers_of"]
 
 COMMAND = "from edge_agent.cli import main; main()"
-READY_SECONDS = 20.0
-STOP_SECONDS = 10.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0
 ASKING_SECONDS = 0.02  # an agent that is asked all the time has less of the processor for what is waited for
 _PRIVATE = ("PYTHONPATH", "FIELDCAST_", "NOTIFY_SOCKET", "WATCHDOG_")
 
@@ -67,7 +67,7 @@ class AgentProcess:
             self.until(_ready, READY_SECONDS, "ready")
         return self
 
-    def cli(self, *arguments: str, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run another `edge-agent` command on this device's configuration."""
         return subprocess.run(
             self.command(*arguments),
@@ -127,7 +127,7 @@ class AgentProcess:
         found: list[dict[str, Any]] = json.loads(done.stdout)
         return found
 
-    def until(self, condition: Callable[[dict[str, Any]], object], seconds: float = 15.0, what: str = "") -> None:
+    def until(self, condition: Callable[[dict[str, Any]], object], seconds: float = 30.0, what: str = "") -> None:
         """Wait until `condition(status)` holds; fail with status and log when it does not, or the agent has ended."""
 
         def holds() -> object:
@@ -140,16 +140,16 @@ class AgentProcess:
         except AssertionError as error:
             raise AssertionError(f"{error}\nstatus: {json.dumps(self.status())[:3000]}\n{self.tail()}") from None
 
-    def until_active(self, release: str, seconds: float = 15.0) -> None:
+    def until_active(self, release: str, seconds: float = 30.0) -> None:
         """Wait until `release` is committed and nothing is on its way."""
         self.until(lambda status: _slot_is(status, active=release, candidate=""), seconds, f"runs {release}")
 
-    def until_ended(self, release: str, state: str, seconds: float = 15.0) -> dict[str, Any]:
+    def until_ended(self, release: str, state: str, seconds: float = 30.0) -> dict[str, Any]:
         """Wait until `release` ended in `state`; return the slot's report."""
         self.until(lambda status: _slot_is(status, last=release, state=state), seconds, f"{release} {state}")
         return self.slot()
 
-    def until_refused(self, code: str, seconds: float = 10.0, where: str = "staging") -> dict[str, Any]:
+    def until_refused(self, code: str, seconds: float = 30.0, where: str = "staging") -> dict[str, Any]:
         """Wait until an envelope is refused with this reason code; return the reason."""
 
         def refused(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ class Counting:
             )
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
-        until(lambda: self.told or self.process.poll() is not None, 15, "the counter's first word")
+        until(lambda: self.told or self.process.poll() is not None, 30, "the counter's first word")
         assert self.told, self.log_path.read_text()
 
     def rate(self, hertz: float) -> None:
@@ -244,7 +244,7 @@ class Counting:
     def final(self) -> dict[str, Any]:
         """Stop feeding, give the device time to answer, and return the last count."""
         self._say("stop")
-        until(lambda: self.told.get("final"), 20, "the final count")
+        until(lambda: self.told.get("final"), 60, "the final count")
         self.end()
         return self.told
 
@@ -252,7 +252,7 @@ class Counting:
         """Return how many results of a release have come."""
         return int(self.told["outputs"].get(release, 0))
 
-    def until_flows(self, release: str, more: int = 20, seconds: float = 10.0) -> None:
+    def until_flows(self, release: str, more: int = 20, seconds: float = 30.0) -> None:
         """Wait for `more` new results of `release`."""
         goal = self.outputs(release) + more
         until(lambda: self.outputs(release) >= goal, seconds, f"{more} more results of {release}")

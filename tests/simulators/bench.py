@@ -145,7 +145,7 @@ class Bench:
         self.changes += 1
 
     def _verify(self, request: Request) -> Verified:
-        self.gate.wait(10.0)
+        self.gate.wait(30.0)
         self.verified.append(request.envelope)
         if request.envelope in self.verdicts:
             raise self.verdicts[request.envelope]
@@ -158,7 +158,7 @@ class Bench:
         return verified
 
     def _fetch(self, ref: BlobRef, cancel: threading.Event) -> Path:
-        self.gate.wait(10.0)
+        self.gate.wait(30.0)
         if cancel.is_set():
             raise TransportError("cancelled")
         if ref.digest in self.damaged:

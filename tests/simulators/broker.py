@@ -15,25 +15,29 @@ from types import TracebackType
 __all__ = ["Mosquitto", "free_port"]
 
 EXECUTABLE = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-START_SECONDS = 10.0
+START_SECONDS = 30.0
+PROCESSES_MAX = 16
+_drawn: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now and that the kernel will not hand to a client soon.
+    """Return a loopback port that nobody listens on now and that nobody else will soon.
 
-    Ports below the ephemeral range are drawn, so that an outgoing connection of another test cannot take the broker's
-    port while it is down.
+    Ports below the ephemeral range are drawn, so that no outgoing connection of another test takes the port of a
+    server that is down; each test process draws from ports of its own, and none twice.
     """
-    for _ in range(200):
-        port = 12_000 + int.from_bytes(os.urandom(2), "big") % 18_000
+    for _ in range(1000):
+        port = 12_000 + int.from_bytes(os.urandom(2), "big") % 1_125 * PROCESSES_MAX + os.getpid() % PROCESSES_MAX
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if port not in _drawn:
+            _drawn.add(port)
             return port
-    raise RuntimeError("no free loopback port in 200 tries")
+    raise RuntimeError("no free loopback port in 1000 tries")
 
 
 class Mosquitto:

@@ -22,7 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 TELL_SECONDS = 0.05
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 30.0
 
 
 class Count:
@@ -165,7 +165,7 @@ def main() -> None:
     sink.on_connect = lambda *_: sink.subscribe(f"results/{chosen.device}", qos=1)
     sink.on_subscribe = lambda *_: subscribed.set()
     sink.loop_start()
-    if not subscribed.wait(10):
+    if not subscribed.wait(30):
         sys.exit("counter: the broker does not answer")
     source = connected(chosen.host, chosen.port, f"count-{chosen.device}-in")
     source.loop_start()

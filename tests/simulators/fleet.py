@@ -181,13 +181,13 @@ class FleetSimulator:
 
     def push(self, target: str, **options: Any) -> PushResult:
         """Push through the Python API."""
-        options = {"channel": CHANNEL, "devices": 1, "timeout_seconds": 40.0, **options}
+        options = {"channel": CHANNEL, "devices": 1, "timeout_seconds": 120.0, **options}
         with self._imports():
             return push(target, home=self.home.path, passphrase=self.passphrase, **options)
 
     def rollback(self, **options: Any) -> PushResult:
         """Roll the fleet back through the Python API."""
-        options = {"channel": CHANNEL, "devices": 1, "timeout_seconds": 40.0, **options}
+        options = {"channel": CHANNEL, "devices": 1, "timeout_seconds": 120.0, **options}
         return rollback(home=self.home.path, passphrase=self.passphrase, **options)
 
     def publisher(
@@ -200,7 +200,7 @@ class FleetSimulator:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=250,
             cwd=cwd or self.author,
             env={
                 **kept,
@@ -281,9 +281,9 @@ class FleetSimulator:
 
     def put(self, topic: str, payload: bytes) -> None:
         """Publish a retained message and wait until the broker has it."""
-        self.client.publish(topic, payload, retain=True).wait(10.0)
+        self.client.publish(topic, payload, retain=True).wait(30.0)
 
-    def retained(self, topic: str, seconds: float = 5.0) -> bytes:
+    def retained(self, topic: str, seconds: float = 30.0) -> bytes:
         """Return the retained message of a topic, empty when there is none."""
         found: list[bytes] = []
         client = self.client

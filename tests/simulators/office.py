@@ -116,11 +116,11 @@ class Office:
         with connect(self.home) as client:
             with client.listening(lambda topic, payload, retain: seen.add(topic) if payload else None):
                 client.subscribe([self.topics.everything(), _FENCE])
-                client.publish(_FENCE, b"here", retain=True).wait(10.0)
+                client.publish(_FENCE, b"here", retain=True).wait(30.0)
                 until(lambda: _FENCE in seen, what="the fence")
                 client.unsubscribe([self.topics.everything(), _FENCE])
             for topic in seen:
-                client.publish(topic, b"", retain=True).wait(10.0)
+                client.publish(topic, b"", retain=True).wait(30.0)
         return self.copy(path)
 
     @property

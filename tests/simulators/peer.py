@@ -53,7 +53,7 @@ class Peer:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def wait_connected(self, seconds: float = 10.0) -> None:
+    def wait_connected(self, seconds: float = 30.0) -> None:
         """Wait until connected and subscribed."""
         assert self._ready.wait(seconds), "the peer is not connected"
 
@@ -68,7 +68,7 @@ class Peer:
         for info in infos:
             info.wait_for_publish(10)
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    def wait(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
         """Wait until `condition()` is true; fail after `seconds`."""
         deadline = time.monotonic() + seconds
         while not condition():

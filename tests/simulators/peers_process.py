@@ -9,22 +9,15 @@ import asyncio
 import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PeerProcess", "free_port"]
+__all__ = ["PeerProcess"]
 
-READY_SECONDS = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+READY_SECONDS = 60.0
 
 
 class PeerProcess:

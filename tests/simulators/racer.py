@@ -120,7 +120,7 @@ class Device:
         self._client.unsubscribe([self._topic])
         self._stack.__exit__(None, None, None)
 
-    def settle(self, wanted: list[ReleaseInfo], seconds: float = 10.0) -> None:
+    def settle(self, wanted: list[ReleaseInfo], seconds: float = 30.0) -> None:
         """Judge what comes until these are the releases it knows."""
         deadline = time.monotonic() + seconds
         while self.releases != wanted:

@@ -20,6 +20,7 @@ __all__ = ["Releases"]
 _SOURCE = '''
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,31 @@ class Act(Filter):
         print("x" * 200_000)
         return x * self.factor
 
+    def chat(self, x, frame):
+        if self.seen == 1:
+            print("plain\\nslot=other release=forged\\r \\x1b[31m")
+            log = logging.getLogger("acting")
+            log.debug("too fine")
+            log.info("told %d", 1)
+            log.warning("two\\nlines")
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                log.exception("caught")
+            warnings.warn("old")
+            sys.stdout.buffer.write(b"\\xff\\xfe bytes\\n")
+            sys.stderr.write("no end")
+            sys.stderr.flush()
+            os.write(2, b" of it\\n<3>native\\n")
+        return x * self.factor
+
+    def shout(self, x, frame):
+        if self.seen == 1:
+            os.write(1, b"y" * 10_000_000 + b"\\n")
+            for _ in range(20):
+                os.write(1, b"line\\n" * 10_000)
+        return x * self.factor
+
     def no_space(self, x, frame):
         raise OSError(28, "No space left on device")
 
@@ -209,6 +236,12 @@ class Act(Filter):
         with Path(self.note).open("ab") as file:
             file.write(bytes(8 << 20))
         return x * self.factor
+
+    def read_file(self, x, frame):
+        return x * 0 + len(Path(self.note).read_bytes())
+
+    def list_directory(self, x, frame):
+        return x * 0 + len(os.listdir(self.note))
 
     def fork(self, x, frame):
         for _ in range(20):
@@ -245,6 +278,61 @@ class Act(Filter):
 class Sum(Filter):
     def predict(self, x):
         return x.sum(axis=1)
+
+
+class Total(Filter):
+    """One sum a row, whatever is in it but NaN."""
+
+    def predict(self, x):
+        if np.isnan(x).any():
+            raise ValueError("NaN")
+        return x.sum(axis=1, keepdims=True)
+
+
+class Doubled(Filter):
+    def predict(self, x):
+        return x * 2
+
+
+class Stuck(Filter):
+    """Never comes back from number seven; the others it doubles."""
+
+    def predict(self, x):
+        if 7 in x:
+            time.sleep(3600)
+        return x * 2
+
+
+class AsyncStuck(Filter):
+    async def predict(self, x):
+        if 7 in x:
+            await asyncio.Event().wait()
+        return x * 2
+
+
+class Swallowing(Filter):
+    """Does not even let itself be cancelled."""
+
+    async def predict(self, x):
+        while 7 in x:
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                pass
+        return x * 2
+
+
+class Looped(Filter):
+    """Adds the number of event loops that it has run in."""
+
+    async def initialize(self):
+        self.loops = [asyncio.get_running_loop()]
+
+    async def predict(self, x):
+        await asyncio.sleep(0)
+        if asyncio.get_running_loop() not in self.loops:
+            self.loops.append(asyncio.get_running_loop())
+        return x + len(self.loops)
 '''
 
 
@@ -291,6 +379,10 @@ class Releases:
         parameters = {name: options.pop(name) for name in ("note", "factor", "after") if name in options}
         package = self.pack([self.module.Act(how=how, **parameters)], **options)
         return self._plan(key, package, tunables or {})
+
+    def stages(self, key: int, stages: list[Filter], **options: Any) -> Plan:
+        """Return the plan of a release of some stages; `options` are the health policy's."""
+        return self._plan(key, self.pack(stages, **options), {})
 
     def windows(self, key: int, size: int = 8, hop: int = 4, **options: Any) -> Plan:
         """Return the plan of a release that sums windows."""

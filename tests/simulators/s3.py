@@ -36,7 +36,7 @@ class S3Server:
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(self._answers, seconds=30, what="the S3 server")
+        until(self._answers, seconds=60, what="the S3 server")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +52,7 @@ class S3Server:
         return f"s3://{name}/registry"
 
     def _ask(self, path: str, method: str = "GET", body: bytes | None = None) -> None:
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, body, method=method), timeout=10):
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, body, method=method), timeout=30):
             pass
 
     def _answers(self) -> bool:

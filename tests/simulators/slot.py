@@ -16,6 +16,7 @@ from edge_agent.runtime.crew import Notice, NoticeKind, Plan
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.lane import Lane
 from edge_agent.runtime.samples import Faults, Samples
+from edge_agent.runtime.stamps import Stamps
 from edge_agent.runtime.supervisor import Supervisor
 from edge_agent.runtime.trail import Trail
 from tests.simulators.waiting import until
@@ -128,11 +129,12 @@ class Slot:
         *,
         moves_on: bool = True,
         trail: Trail | None = None,
+        stamps: Stamps | None = None,
     ) -> None:
         self.source, self.sink = source or ScriptedSource(), sink or ScriptedSink()
         self.notices: list[Notice] = []
         self.moves_on = moves_on
-        self.lane = Lane("act", "device/act", self.source, self.sink, self._hear, trail=trail)
+        self.lane = Lane("act", "device/act", self.source, self.sink, self._hear, trail=trail, stamps=stamps)
         self.supervisor = Supervisor([self.lane])
         self._fed = 0
         self._feeding = threading.Event()

@@ -107,7 +107,7 @@ def _oracles(closure: Closure, root: Path, shipped: Path, value: str) -> None:
         [sys.executable, "-I", "-W", "ignore", "-c", _RUN, closure.entry, closure.attr, str(root), str(shipped)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd="/",
         check=True,
     )

@@ -48,7 +48,7 @@ def connect() -> Iterator[Callable[..., Client]]:
         client = Client(url, client_id or f"c{next(numbers)}-{uuid.uuid4().hex[:8]}", **options)
         clients.append(client.start())
         if wait:
-            client.wait_connected(10)
+            client.wait_connected(30)
         return client
 
     yield make

@@ -30,7 +30,7 @@ def test_what_is_on_the_broker_is_not_missing(url: str, connect: Connect, topics
     begun = time.monotonic()
     assert blobs.absent(client, topics, refs, timeout_seconds=30) == []
     assert blobs.absent(client, topics, [], timeout_seconds=30) == []
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25
 
 
 def test_a_blob_without_its_first_or_last_chunk_is_missing(url: str, connect: Connect, topics: Topics) -> None:
@@ -39,7 +39,7 @@ def test_a_blob_without_its_first_or_last_chunk_is_missing(url: str, connect: Co
     blobs.publish(client, topics, b"there")
     gone = BlobRef.of(b"never published")
     for index in (2, 0):
-        client.publish(topics.chunk(ref.digest, index), b"", retain=True).wait(10)
+        client.publish(topics.chunk(ref.digest, index), b"", retain=True).wait(30)
         assert blobs.absent(client, topics, [ref, BlobRef.of(b"there"), gone], 0.3) == [ref, gone]
 
 
@@ -49,7 +49,7 @@ def test_a_last_chunk_that_does_not_belong_counts_as_missing(
 ) -> None:
     client, ref = connect(mosquitto.url), BlobRef.of(DATA)
     blobs.publish(client, topics, DATA)
-    client.publish(topics.chunk(ref.digest, 2), junk, retain=True).wait(10)
+    client.publish(topics.chunk(ref.digest, 2), junk, retain=True).wait(30)
     assert blobs.missing(client, topics, ref, 0.3)
 
 

@@ -61,7 +61,7 @@ def device(connect: Callable[..., Client], topics: Topics, tmp_path: Path) -> De
 def hint(client: Client, topics: Topics, target: bytes, *ways: tuple[bytes, bytes]) -> None:
     them = [Way(base=BlobRef.of(base).digest, delta=BlobRef.of(delta)) for base, delta in ways]
     message = encode_ways(Ways(format=1, ways=them))
-    client.publish(topics.ways(BlobRef.of(target).digest), message, retain=True).wait(10)
+    client.publish(topics.ways(BlobRef.of(target).digest), message, retain=True).wait(30)
 
 
 def test_a_small_edit_travels_as_a_delta(
@@ -173,7 +173,7 @@ def test_a_hint_that_cannot_be_read_changes_nothing(
 ) -> None:
     publisher = connect(mosquitto.url)
     blobs.publish(publisher, topics, NEW)
-    publisher.publish(topics.ways(BlobRef.of(NEW).digest), message, retain=True).wait(10)
+    publisher.publish(topics.ways(BlobRef.of(NEW).digest), message, retain=True).wait(30)
     assert device(mosquitto.url, OLD).fetch(BlobRef.of(NEW)).read_bytes() == NEW
 
 
@@ -191,7 +191,7 @@ def test_a_part_of_the_whole_that_is_here_is_resumed_instead(
     blobs.publish(publisher, topics, delta)
     messages = blobs.split(NEW)
     topic = topics.chunk(BlobRef.of(NEW).digest, 0)
-    publisher.publish(topic, messages[0], retain=True).wait(10)
+    publisher.publish(topic, messages[0], retain=True).wait(30)
     fetcher = device(mosquitto.url)
     monkeypatch.setattr("edge_agent.transport.fetcher.PATIENCE_SECONDS_LAST", 0.5)
     with pytest.raises(TransportError, match=r"[45] of [56] chunks"):

@@ -64,7 +64,7 @@ class Fetch(threading.Thread):
             self.error = error
 
     def result(self) -> Path:
-        self.join(20)
+        self.join(30)
         assert not self.is_alive()
         if self.error is not None:
             raise self.error
@@ -106,7 +106,7 @@ def test_a_published_blob_arrives(
     publisher = connect(url)
     assert blobs.publish(publisher, topics, data) == sum(map(len, split(data)))
     source = make_puller(url)
-    path = source.get(ref, timeout_seconds=10)
+    path = source.get(ref, timeout_seconds=30)
     assert path == tmp_path / "blobs" / ref.digest.hex[:2] / ref.digest.hex
     assert path.read_bytes() == data
     assert files(tmp_path / "blobs") == [f"{ref.digest.hex[:2]}/{ref.digest.hex}"]
@@ -121,7 +121,7 @@ def test_no_more_than_the_window_is_under_way(
     blobs.publish(connect(url), topics, data)
     source = make_puller(url)
     asked = Asked(source, monkeypatch)
-    source.get(BlobRef.of(data), timeout_seconds=10)
+    source.get(BlobRef.of(data), timeout_seconds=30)
     assert sorted(asked.indices) == list(range(100))
 
 
@@ -136,7 +136,7 @@ from edge_agent.transport.fetcher import Fetcher
 url, fleet, directory, digest, size = sys.argv[1:]
 client = Client(url, "killed", on_message=lambda *message: puller.on_message(*message))
 puller = Puller(client, Topics(fleet), Path(directory))
-client.start().wait_connected(10)
+client.start().wait_connected(30)
 ref = BlobRef(digest=Digest(digest), size=int(size))
 target = Path(directory) / ref.digest.hex[:2] / ref.digest.hex
 puller.fetch(ref, target, timeout_seconds=60, stop=threading.Event())
@@ -165,7 +165,7 @@ def test_after_a_kill_only_what_is_missing_is_fetched(
     put(publisher, topics, ref.digest, messages[1::2])
     source = make_puller(url, client_id="killed")
     asked = Asked(source, monkeypatch)
-    assert source.get(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=30).read_bytes() == data
     # rumqttd may have spent some on the old session before we listened; those are asked for again.
     assert sorted(set(asked.indices)) == list(range(1, 50, 2))
     assert len(asked.indices) == 25 or "embedded" in request.node.name
@@ -185,7 +185,7 @@ def test_a_stopped_fetch_keeps_what_arrived(
         fetch.result()
     put(publisher, topics, ref.digest, messages[2:])
     asked = Asked(source, monkeypatch)
-    source.get(ref, timeout_seconds=10)
+    source.get(ref, timeout_seconds=30)
     assert sorted(asked.indices) == [2, 3]
 
 
@@ -248,12 +248,12 @@ def test_wrong_bytes_are_refused_by_name_and_the_right_ones_accepted_afterwards(
     ref, publisher, source = BlobRef.of(data), connect(mosquitto.url), make_puller(mosquitto.url)
     put(publisher, topics, ref.digest, (dict(enumerate(split(data))) | changes).items())
     with pytest.raises(UpdateRejected, match=ref.digest.short) as caught:
-        source.get(ref, timeout_seconds=10)
+        source.get(ref, timeout_seconds=30)
     (reason,) = caught.value.reasons
     assert (reason.code, reason.blame, reason.where) == (code, Blame.ENVIRONMENT, str(ref.digest))
     assert [name for name in files(tmp_path / "blobs") if not name.startswith("partial/")] == []
     put(publisher, topics, ref.digest, enumerate(split(data)))
-    assert source.get(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=30).read_bytes() == data
 
 
 def test_a_flipped_byte_is_refused_by_the_embedded_broker_too(
@@ -262,7 +262,7 @@ def test_a_flipped_byte_is_refused_by_the_embedded_broker_too(
     ref = BlobRef.of(PLAIN)
     put(connect(url), topics, ref.digest, (dict(enumerate(RAW_CHUNKS)) | {2: flip(RAW_CHUNKS[2])}).items())
     with pytest.raises(UpdateRejected, match="sha256"):
-        make_puller(url).get(ref, timeout_seconds=10)
+        make_puller(url).get(ref, timeout_seconds=30)
 
 
 def other_encoding(data: bytes) -> list[bytes]:
@@ -300,7 +300,7 @@ def test_chunks_of_two_encodings_that_stay_mixed_are_refused(
     mixed = dict(enumerate(split(MIXED))) | {1: other_encoding(MIXED)[1]}
     put(connect(mosquitto.url), topics, ref.digest, mixed.items())
     with pytest.raises(UpdateRejected, match="two different encodings") as caught:
-        make_puller(mosquitto.url).get(ref, timeout_seconds=0.5)
+        make_puller(mosquitto.url).get(ref, timeout_seconds=1.5)
     assert caught.value.reasons[0].code is CONTENT
 
 
@@ -313,10 +313,10 @@ def test_missing_chunks_are_counted_in_the_error(
         source.get(ref, timeout_seconds=0.3)
     put(publisher, topics, ref.digest, [(0, RAW_CHUNKS[0])])
     with pytest.raises(TransportError, match="3 of 4 chunks are missing"):
-        source.get(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=1.5)
     put(publisher, topics, ref.digest, [(1, RAW_CHUNKS[1]), (3, RAW_CHUNKS[3])])
     with pytest.raises(TransportError, match="1 of 4 chunks is missing"):
-        source.get(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=1.5)
 
 
 def test_the_deadline_counts_from_the_last_new_chunk(
@@ -325,12 +325,12 @@ def test_the_deadline_counts_from_the_last_new_chunk(
     ref = BlobRef.of(PLAIN)
     publisher, source = connect(mosquitto.url), make_puller(mosquitto.url)
     begun = time.monotonic()
-    fetch = Fetch(source, ref, timeout_seconds=1.5)
+    fetch = Fetch(source, ref, timeout_seconds=4.0)
     for index, message in enumerate(RAW_CHUNKS):
-        until(lambda index=index: time.monotonic() - begun > 0.6 * (index + 1))  # type: ignore[misc]
+        until(lambda index=index: time.monotonic() - begun > 1.5 * (index + 1))  # type: ignore[misc]
         put(publisher, topics, ref.digest, [(index, message)])
     assert fetch.result().read_bytes() == PLAIN
-    assert time.monotonic() - begun > 1.5
+    assert time.monotonic() - begun > 4.0
 
 
 def test_what_a_forgetful_broker_lacks_is_said_while_we_wait(
@@ -351,7 +351,7 @@ def test_what_a_forgetful_broker_lacks_is_said_while_we_wait(
         assert told[0]["mqtt"].startswith(f"waiting: chunk 1 of blob {ref.digest.short} ")
         assert "is not on the broker; push the release again" in told[0]["mqtt"]
         put(publisher, topics, ref.digest, list(enumerate(RAW_CHUNKS))[1:])
-        assert fetch.result(10).read_bytes() == PLAIN
+        assert fetch.result(30).read_bytes() == PLAIN
     assert told[-1] == device.faults == {}
 
 
@@ -370,7 +370,7 @@ def test_a_chunk_the_broker_dropped_is_asked_for_again(
 
     pullers.append(Pulling(connect(mosquitto.url, on_message=lossy), topics, tmp_path))
     blobs.publish(connect(mosquitto.url), topics, PLAIN)
-    assert pullers[0].get(BlobRef.of(PLAIN), timeout_seconds=10).read_bytes() == PLAIN
+    assert pullers[0].get(BlobRef.of(PLAIN), timeout_seconds=30).read_bytes() == PLAIN
     assert len(dropped) == 4
 
 
@@ -438,7 +438,7 @@ def test_duplicates_and_disorder_change_nothing(
     broker = Disorderly(topics, ref.digest, split(data), random.Random(seed))
     source = Pulling(broker, topics, tmp_path, window=4)
     broker.deliver = source.on_message
-    assert source.get(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=30).read_bytes() == data
 
 
 class Refusing(Disorderly):
@@ -473,7 +473,7 @@ def test_a_broker_that_dies_in_the_middle_and_comes_back(
         until(lambda: mapped(tmp_path / "blobs", ref) == 40)
         broker.restart() if persistent else broker.kill()
         broker.start()
-        publisher.wait_connected(10)
+        publisher.wait_connected(30)
         # Nothing of the first half is there any more without persistence, and nothing of it is needed.
         put(publisher, topics, ref.digest, messages[40:])
         assert fetch.result().read_bytes() == data
@@ -493,10 +493,10 @@ def test_a_damaged_file_under_a_blobs_name_is_fetched_again(
 ) -> None:
     blobs.publish(connect(mosquitto.url), topics, PLAIN)
     source = make_puller(mosquitto.url)
-    path = source.get(BlobRef.of(PLAIN), timeout_seconds=10)
+    path = source.get(BlobRef.of(PLAIN), timeout_seconds=30)
     for damage in (PLAIN[:-1], flip(PLAIN)):
         path.write_bytes(damage)
-        assert source.get(BlobRef.of(PLAIN), timeout_seconds=10).read_bytes() == PLAIN
+        assert source.get(BlobRef.of(PLAIN), timeout_seconds=30).read_bytes() == PLAIN
 
 
 def test_what_a_broken_off_fetch_left_can_be_discarded(
@@ -506,7 +506,7 @@ def test_what_a_broken_off_fetch_left_can_be_discarded(
     put(connect(mosquitto.url), topics, ref.digest, [(0, RAW_CHUNKS[0])])
     source = make_puller(mosquitto.url)
     with pytest.raises(TransportError):
-        source.get(ref, timeout_seconds=0.3)
+        source.get(ref, timeout_seconds=1.5)
     assert len(files(tmp_path / "blobs")) == 2
     source.discard(ref.digest)
     assert files(tmp_path / "blobs") == []
@@ -523,9 +523,9 @@ def test_a_disk_that_refuses_is_a_store_error_and_leaves_nothing_half_written(
     blocker = tmp_path / "blobs" / ref.digest.hex[:2]
     blocker.write_text("a file where a directory belongs")
     with pytest.raises(StoreError, match="blobs cannot be written"):
-        source.get(ref, timeout_seconds=10)
+        source.get(ref, timeout_seconds=30)
     blocker.unlink()
-    assert source.get(ref, timeout_seconds=10).read_bytes() == data
+    assert source.get(ref, timeout_seconds=30).read_bytes() == data
     assert files(tmp_path / "blobs") == [f"{ref.digest.hex[:2]}/{ref.digest.hex}"]
 
 
@@ -546,4 +546,4 @@ def test_a_write_that_fails_half_way_is_a_store_error(
     child = subprocess.run([sys.executable, "-c", FULL + CHILD, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert "StoreError: blob directory" in child.stderr
     assert all(name.startswith("partial/") for name in files(tmp_path / "blobs"))
-    assert make_puller(mosquitto.url).get(ref, timeout_seconds=10).read_bytes() == TEXT
+    assert make_puller(mosquitto.url).get(ref, timeout_seconds=30).read_bytes() == TEXT

@@ -53,7 +53,7 @@ class Door:
             self.helper.collect(now)
             return self.helper.idle
 
-        until(settled, 10, "the verifier")
+        until(settled, 30, "the verifier")
 
     def deliver(self, envelope: bytes, now: float) -> None:
         self.intake.announced("staging", envelope, now)

@@ -112,7 +112,7 @@ def test_a_directory_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> Non
 
 def test_importing_it_brings_neither_numpy_nor_pandas_and_leaves_them_importable() -> None:
     code = "import sys, edge_agent.update.store; assert not {'numpy', 'pandas'} & set(sys.modules); import numpy"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
 # --- transactions ----------------------------------------------------------------------------------------------------

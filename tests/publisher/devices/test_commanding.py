@@ -44,10 +44,10 @@ def device(home: Home) -> Iterator[Callable[[Reply], None]]:
                 client.publish(answer[0], answer[1], retain=answer[2])
 
     with Client(home.broker.url, "d1", clean_start=True, session_expiry_seconds=0, on_message=hear) as client:
-        client.wait_connected(10)
+        client.wait_connected(30)
         client.subscribe([TOPICS.command("d1")])
-        client.publish(TOPICS.report("d1"), encode(REPORT), retain=True).wait(10)
-        client.publish(TOPICS.online("d1"), b"1 s1", retain=True).wait(10)
+        client.publish(TOPICS.report("d1"), encode(REPORT), retain=True).wait(30)
+        client.publish(TOPICS.online("d1"), b"1 s1", retain=True).wait(30)
         yield replies.append
 
 
@@ -114,8 +114,8 @@ def test_whom_it_cannot_be_sent_to_is_named(home: Home, device: Callable[[Reply]
     with pytest.raises(ConfigError, match="no device 'd9' has reported; there is d1"):
         ask(home, to="d9")
     with Client(home.broker.url, "x", clean_start=True, session_expiry_seconds=0) as client:
-        client.wait_connected(10)
-        client.publish(TOPICS.online("d1"), b"0", retain=True).wait(10)
+        client.wait_connected(30)
+        client.publish(TOPICS.online("d1"), b"0", retain=True).wait(30)
     with pytest.raises(TransportError, match="d1 is offline"):
         ask(home)
 

@@ -117,7 +117,7 @@ def test_an_existing_channel_is_not_created_again(desk: Desk) -> None:
 def test_creating_is_quick_enough_for_a_person(tmp_path: Path) -> None:
     begun = time.process_time()
     Desk(tmp_path).create()
-    assert time.process_time() - begun < 1.5
+    assert time.process_time() - begun < 5.0
 
 
 @pytest.mark.parametrize("lost", ["timestamp", "channel", "everything"])
