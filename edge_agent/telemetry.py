@@ -25,6 +25,8 @@ from edge_agent.update.store import STUCK, Store
 
 __all__ = ["Rates", "Systemd", "channel_status", "profile_summary", "report", "set_up_logging", "slot_report"]
 
+_SEVERITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
 
 class Systemd:
     """Readiness, status and watchdog messages to the service manager."""
@@ -56,9 +58,21 @@ class Systemd:
 
 
 def set_up_logging(level: str = "INFO") -> None:
-    """Log one line an event to standard error; under systemd the journal adds the time."""
-    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
-    logging.basicConfig(level=level, stream=sys.stderr, format=f"{stamp}%(levelname)s %(name)s: %(message)s")
+    """Log one line an event to standard error; under systemd the journal adds the time, and takes the level."""
+    handler = logging.StreamHandler(sys.stderr)
+    style = "%(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(
+        _Journal(style) if os.environ.get("JOURNAL_STREAM") else logging.Formatter(f"%(asctime)s {style}")
+    )
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Journal(logging.Formatter):
+    """Puts the level before every line as the journal reads it, see sd-daemon(3); a traceback has many lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        severity = next((number for level, number in _SEVERITIES if record.levelno >= level), 7)
+        return "\n".join(f"<{severity}>{line}" for line in super().format(record).splitlines())
 
 
 class Rates:

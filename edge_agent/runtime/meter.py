@@ -1,4 +1,4 @@
-"""What a worker measures of itself: time at a frame, time it had to wait for a processor, memory, and what it prints.
+"""What a worker measures of itself: time at a frame, time it had to wait for a processor, and memory.
 
 Nobody else can: it is not dumpable, so the agent may not read its `/proc` entries. It judges nothing. What the kernel
 does not tell counts as 0.
@@ -6,16 +6,12 @@ does not tell counts as 0.
 
 from __future__ import annotations
 
-import io
 import os
 import resource
-import sys
 import time
-from typing import Any
 
-__all__ = ["Meter", "Printed"]
+__all__ = ["Meter"]
 
-PRINTED_BYTES_PER_SECOND = 65_536
 LOOK_NANOSECONDS = 2_000_000
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -77,52 +73,3 @@ def _open(path: str) -> int | None:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-
-
-class Printed(io.TextIOBase):
-    """Standard output or error of a worker: counts what is printed, and keeps the device's log from being flooded.
-
-    `PRINTED_BYTES_PER_SECOND` go through; what is more is counted and dropped, and said so once a second.
-    """
-
-    total = 0
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._until, self._room, self._dropped = stream, 0.0, 0, 0
-
-    @classmethod
-    def install(cls) -> None:
-        """Count from now on."""
-        sys.stdout, sys.stderr = cls(sys.stdout), cls(sys.stderr)
-
-    def write(self, text: str) -> int:
-        """Print, count, or drop."""
-        now = time.monotonic()
-        if now >= self._until:
-            if self._dropped:
-                self._stream.write(f"… {self._dropped} characters more were printed and dropped\n")
-            self._until, self._room, self._dropped = now + 1.0, PRINTED_BYTES_PER_SECOND, 0
-        Printed.total += len(text)
-        kept = text[: self._room]
-        self._room -= len(kept)
-        self._dropped += len(text) - len(kept)
-        if kept:
-            self._stream.write(kept)
-        return len(text)
-
-    def flush(self) -> None:
-        """Pass on what was printed."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """Return the real stream's descriptor."""
-        return int(self._stream.fileno())
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The real stream's encoding."""
-        return str(self._stream.encoding)
-
-    def writable(self) -> bool:
-        """It is for writing."""
-        return True

@@ -114,11 +114,11 @@ def test_log_lines_carry_a_time_only_where_the_journal_does_not_add_one(journal:
         env={**environment, **journal},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     (line,) = done.stderr.splitlines()
     assert line.endswith("WARNING x: event slot=a")
-    assert (line == "WARNING x: event slot=a") is not stamped
+    assert (line == "<4>WARNING x: event slot=a") is not stamped
     assert logging.getLogger("x").level == logging.NOTSET
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ import time
 import pytest
 
 from edge_agent.runtime import meter
-from edge_agent.runtime.meter import PRINTED_BYTES_PER_SECOND, Meter, Printed
+from edge_agent.runtime.meter import Meter
 
 
 def test_sleep_is_the_frames_own_time() -> None:
@@ -54,20 +53,3 @@ def test_memory_is_told_with_and_without_proc(monkeypatch: pytest.MonkeyPatch) -
     assert gauge.end()[1] == 0
     monkeypatch.undo()
     Meter.prepare()
-
-
-def test_what_is_printed_is_counted_and_a_flood_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Printed, "total", 0)
-    stream = io.StringIO()
-    printed = Printed(stream)
-    print("hello", file=printed)
-    print("x" * (2 * PRINTED_BYTES_PER_SECOND), file=printed)
-    assert Printed.total == 6 + 2 * PRINTED_BYTES_PER_SECOND + 1
-    assert len(stream.getvalue()) == PRINTED_BYTES_PER_SECOND
-    now[0] += 1.5
-    print("again", file=printed)
-    assert "characters more were printed and dropped\nagain\n" in stream.getvalue()
-    printed.flush()
-    assert printed.writable()
