@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
-from edge_agent.contract.manifest import HealthPolicy, OutputSpec
-from edge_agent.runtime.limits import DEFAULT, Confinement
+from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.member import WORKER, Member
+from edge_agent.runtime.plan import Plan
+from edge_agent.runtime.spare import Spare
 
 __all__ = ["Crew", "Notice", "NoticeKind", "Plan"]
 
@@ -62,38 +63,35 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind is NoticeKind.FAILED and self.reason is not None and self.reason.blame is Blame.ENVIRONMENT
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the lane needs to know of a release: files, columns, policy, and how many past samples warm it up."""
-
-    key: int
-    release: str
-    root: Path
-    columns: list[str]
-    output: OutputSpec
-    health: HealthPolicy
-    history: int = 0
-    tunables: dict[str, Any] = {}
-    confinement: Confinement = DEFAULT
-
-
 class Crew:
     """Every worker process of one slot, from birth to burial."""
 
     def __init__(self) -> None:
+        self._listens: Callable[[str], Voice] | None = None
         self._members: dict[int, Member] = {}
         self._plans: dict[int, Plan] = {}
         self._sandbox: dict[str, str] = {}
         self._dying: list[tuple[Member, float]] = []
         self._crashes: deque[float] = deque(maxlen=len(RESTART_SECONDS))
         self._again: tuple[float, Plan] | None = None
+        self.spare = Spare(self._bury_later)
 
     def hire(self, plan: Plan, now: float) -> Member:
-        """Start a worker for `plan`. Raises `OSError` when the system refuses."""
-        member = Member(plan.key, plan.release, plan.root, plan.columns, plan.tunables, now, WORKER, plan.confinement)
+        """Take the spare worker for `plan` if it suits, else start one. Raises `OSError` when the system refuses."""
+        member = self.spare.take(plan, now) or self._new(plan, now)
         known = {one.key for one in self._members.values()}
         self._members[member.fd] = member
         self._plans = {key: one for key, one in self._plans.items() if key in known} | {plan.key: plan}
         return member
+
+    def listen(self, listens: Callable[[str], Voice]) -> None:
+        """Let workers print to what `listens` makes for a release."""
+        self._listens = self.spare.listens = listens
+
+    def _new(self, plan: Plan, now: float) -> Member:
+        voice = self._listens(plan.release) if self._listens is not None else None
+        told = plan.key, plan.release, plan.root, plan.columns, plan.tunables
+        return Member(*told, now, WORKER, plan.confinement, voice)
 
     def has(self, member: Member) -> bool:
         """Tell whether the member still works here."""
@@ -153,6 +151,8 @@ class Crew:
         for member in self._members.values():
             if member.key == key:
                 member.release = release
+                if member.voice is not None:
+                    member.voice.release = release
 
     def retire(self, member: Member, now: float) -> None:
         """Let a worker that did nothing wrong clean up; it is killed when that takes too long."""
@@ -167,14 +167,32 @@ class Crew:
             member.kill()
             self._dying.append((member, now))
 
+    def keep_spare(self, now: float, *, calm: bool) -> None:
+        """Keep a worker waiting that suits the one that works here; one is started only while the slot is calm.
+
+        It is calm when nobody is on probation or starting.
+        """
+        if now < self.spare.due:
+            return
+        plans = [self.plan(one) for one in self._members.values() if one.loaded is not None]
+        alone = len(self._members) == len(plans) == 1
+        self.spare.tend(plans[0] if alone else None, now, calm=calm and alone)
+
+    def _bury_later(self, member: Member) -> None:
+        self._dying.append((member, 0.0))
+
     def dismiss(self, now: float) -> None:
         """Retire everybody and hire nobody again."""
         self.call_off()
+        self.spare.dismiss()
         for member in list(self._members.values()):
             self.retire(member, now)
 
     def mourn(self, member: Member, reason: Reason, now: float) -> str:
         """Plan a replacement for a crashed worker, later each time; return words when it crashes too often."""
+        if member.given_up is not None:  # the disk's doing, and the next worker needs nothing of it
+            self._again = (now, self.plan(member))
+            return ""
         self.postpone(self.plan(member), now)
         if len(self._crashes) < CRASHES_MAX:
             return ""
@@ -186,6 +204,11 @@ class Crew:
             self._crashes.popleft()
         self._crashes.append(now)
         self._again = (now + RESTART_SECONDS[len(self._crashes) - 1], plan)
+
+    @property
+    def expected(self) -> Plan | None:
+        """The plan of a crashed worker whose replacement is not due yet."""
+        return self._again[1] if self._again is not None else None
 
     def due_again(self, now: float) -> Plan | None:
         """Return the plan of a crashed worker whose replacement is due, once."""
@@ -211,6 +234,8 @@ class Crew:
     def wake_at(self, now: float) -> float | None:
         """Return the next deadline (monotonic seconds)."""
         times = [self._again[0]] if self._again is not None else []
+        if self.spare.due > now:
+            times.append(self.spare.due)
         if self._dying:
             times.append(now + 0.02)
         for member in self._members.values():
@@ -226,7 +251,7 @@ class Crew:
 def _ended(member: Member, deadline: float, now: float) -> bool:
     if member.reap() is not None:
         member.sock.close()
-        return True
+        return member.view is None or member.view.removed()
     if now >= deadline:
         member.kill()
     return False

@@ -17,11 +17,14 @@ import msgspec
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.crew import Notice, NoticeKind, Plan
-from edge_agent.runtime.flow import SOFT_SECONDS, SWITCH_SECONDS
+from edge_agent.runtime.flow import SWITCH_SECONDS
 from edge_agent.runtime.handover import Handover
 from edge_agent.runtime.health import Verdict, VerdictKind
+from edge_agent.runtime.hedge import Hedge
 from edge_agent.runtime.history import History
+from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.member import Answer, Member, Told, Upgraded, failure_of
+from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.upkeep import Upkeep, refused
 
@@ -50,6 +53,7 @@ class Lane(Upkeep):
         self._drop_candidate(now)
         self._drop_second(now)
         self._told.clear()
+        self._hedge = Hedge()
         try:
             self._candidate = self.crew.hire(plan, now)
         except OSError as error:
@@ -150,6 +154,8 @@ class Lane(Upkeep):
 
     def _answered(self, member: Member, answer: Answer, now: float) -> None:
         batch = self._inflight
+        if member is self._candidate:
+            self._hedge.note(answer.note)
         if batch is not None and answer.batch == batch.number:
             batch.answers[member.key] = answer
             self._settle(batch, now)
@@ -294,18 +300,28 @@ class Lane(Upkeep):
         plan = self.crew.due_again(now)
         if plan is not None:
             self._hire_active(plan, now)
+        self.crew.keep_spare(now, calm=self._candidate is None and self._second is None)
         self.crew.bury(now)
 
     def wake_at(self, now: float) -> float | None:
         """Return when `pump` must be called again even if nothing happens (monotonic seconds)."""
-        times = [self.crew.wake_at(now), self._handover.due if self._handover is not None else None]
+        times = [self.crew.wake_at(now), self.linger.wake_at(now), self._handover.due if self._handover else None]
         if self._probation is not None:
             times.append(now + 0.1)
-        if self._inflight is not None and self.mode is Mode.LIVE:
-            times.append(self._inflight.sent_at + SOFT_SECONDS)
+        if self._inflight is not None:
+            times.append(self._steps_in_at(self._inflight))
         if self._inflight is None and self._holding(now):
             times.append(self._boundary + SWITCH_SECONDS)
         return min((one for one in times if one is not None), default=None)
+
+    def interests(self, now: float) -> tuple[list[tuple[Interest, Source | Sink]], dict[int, Member], float | None]:
+        """Return what the ends of this lane wait for, its workers by descriptor, and when `pump` is due."""
+        descriptor, events, due = self.source.interest()
+        if self.linger.resting(now):
+            descriptor, events = -1, 0
+        ends: list[tuple[Interest, Source | Sink]] = [((descriptor, events, due), self.source)]
+        ends.append((self.sink.interest(), self.sink))
+        return ends, self.crew.by_descriptor(), self.wake_at(now)
 
     def _lost(self, member: Member, reason: Reason | None, now: float, traceback: str = "") -> None:
         """A member is of no use any more, by its own fault; without a reason its end will tell."""

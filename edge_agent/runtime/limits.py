@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     that has ended already; 0 is for a worker that a launcher started, which `lifeline` ties to the agent: a socket
     whose other end the agent holds. `memory_bytes` bounds what the worker has for itself; None is half of the machine's
     memory. `processes` counts all threads of the user, the agent's included. `release` is the directory that the worker
-    may read; empty: it may read no release.
+    may read; empty: it may read no release. `imports` are the modules that a spare worker imports while it waits.
     """
 
     parent: int | None = None
@@ -51,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     processes: int | None = None
     release: str = ""
     lifeline: int = -1
+    imports: tuple[str, ...] = ()
 
 
 class Confinement(msgspec.Struct, frozen=True, kw_only=True):

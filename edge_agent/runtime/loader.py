@@ -127,7 +127,7 @@ def _construct(root: Path, stage: Stage, settings: Mapping[str, Any], used: dict
             whole = isinstance(parameters[name], float) and type(value) is int
             parameters[name] = float(value) if whole else value
         for name, model in stage.models.items():
-            parameters[name] = str(root / "files" / model.blob.digest.hex / model.name)
+            parameters[name] = str(root / "files" / model.folder / model.name)
         made = cls(**parameters)
         if stage.state is not None:
             state = (root / "blobs" / stage.state.digest.hex).read_bytes()

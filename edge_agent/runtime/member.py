@@ -24,9 +24,11 @@ from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.cells import encode_cells
+from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.launched import Launched
 from edge_agent.runtime.limits import DEFAULT, Confinement, Limits, unmet
 from edge_agent.runtime.samples import Samples
+from edge_agent.runtime.view import View
 from edge_agent.runtime.wire import Flag, Header, Kind
 
 __all__ = ["WARM_BATCHES_MAX", "WORKER", "Answer", "Batch", "Member", "Program", "Told", "Upgraded", "failure_of"]
@@ -113,7 +115,10 @@ class _Owed(NamedTuple):
 
 
 class Member:
-    """A worker process for release `release`, known to the updater as deployment `key`."""
+    """A worker process for release `release`, known to the updater as deployment `key`.
+
+    Without a release it is a spare, which `employ` gives one. `view` is the directory that was made for it alone.
+    """
 
     def __init__(
         self,
@@ -125,9 +130,11 @@ class Member:
         now: float,
         program: Program = WORKER,
         confinement: Confinement = DEFAULT,
+        voice: Voice | None = None,
     ) -> None:
         self.key, self.release, self.root, self.columns, self.tunables = key, release, root, columns, tunables
         self.started_at = now
+        self.voice = voice
         self.loaded: wire.Loaded | None = None
         self.sandbox: dict[str, str] = {}
         self.owed: deque[_Owed] = deque()
@@ -137,6 +144,8 @@ class Member:
         self._asked, self._upgrading = 0, False
         self._ended: str | None = None
         self._require, self._launched = confinement.require, None
+        self.view: View | None = None
+        self.given_up: Reason | None = None
         limits = msgspec.structs.replace(confinement.limits, release=str(root))
         self._buffer = bytearray(wire.INLINE_BYTES + 64)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -144,17 +153,43 @@ class Member:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             if confinement.launcher:
-                self.pid, self._launched = 0, Launched(confinement.launcher, theirs, limits)
+                self.pid, self._launched = 0, Launched(confinement.launcher, theirs, limits, voice)
             else:
-                self.pid = _spawn(theirs, program.within(limits))
+                self.pid = _spawn(theirs, program.within(limits), 2 if voice is None else voice.theirs)
         except BaseException:
             ours.close()
+            if voice is not None:
+                voice.end()
             raise
         finally:
             theirs.close()
+        if voice is not None:
+            voice.passed()
         ours.setblocking(False)
         self.sock = ours
         self.fd = ours.fileno()
+
+    def employ(self, key: int, release: str, columns: list[str], tunables: dict[str, Any], now: float) -> None:
+        """Make a spare that is ready a worker of `release`; its files come into `root`, and then `load`."""
+        self.key, self.release, self.columns, self.tunables, self.started_at = key, release, columns, tunables, now
+        if self.voice is not None:
+            self.voice.release = release
+        self._line = self.sock.dup()  # for the other thread: whoever kills meanwhile closes the socket itself
+
+    def load(self) -> None:
+        """Tell an employed worker to load, from any thread, once."""
+        with self._line as line, contextlib.suppress(OSError):  # its end of file says it all
+            wire.send(line, Header(Kind.LOAD), encode_json(self._release))
+
+    def give_up(self, reason: Reason) -> None:
+        """Let an employed worker go since it cannot have its release, from any thread, instead of `load`."""
+        self.given_up = reason
+        with self._line as line, contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def _release(self) -> wire.Load:
+        return wire.Load(root=str(self.root), release=self.release, tunables=self.tunables)
 
     def give(self, batch: Batch, now: float, *, warm: bool = False) -> None:
         """Send a batch's columns, or keep them until the worker has answered others and its socket takes more.
@@ -238,7 +273,8 @@ class Member:
             self.sandbox = ready.sandbox
             if (reason := unmet(self._require, ready.sandbox)) is not None:
                 return wire.Failure(reason=reason)  # it is never told where the release lies
-            self._send(Header(Kind.LOAD), wire.Load(root=str(self.root), release=self.release, tunables=self.tunables))
+            if self.release:
+                self._send(Header(Kind.LOAD), self._release)
             return ready
         if header.kind is Kind.LOADED and self._ready and self.loaded is None:
             self.loaded = decode_json(payload, wire.Loaded)
@@ -292,9 +328,12 @@ class Member:
             os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> str | None:
-        """Return how the process ended in words, None while it has not."""
-        if self._ended is not None:
-            return self._ended
+        """Return how the process ended in words, None while it has not; what it printed has been logged by then."""
+        if self._ended is None and self._find_end() and self.voice is not None:
+            self.voice.end()
+        return self._ended
+
+    def _find_end(self) -> str | None:
         if self._launched is not None:
             self._ended = self._launched.ended()
             return self._ended
@@ -311,6 +350,8 @@ class Member:
 
     def obituary(self) -> Reason:
         """Say how the worker ended, once its socket is at its end; waits `OBITUARY_SECONDS` at the most."""
+        if self.given_up is not None:
+            return self.given_up
         deadline = time.monotonic() + OBITUARY_SECONDS
         while (ended := self.reap()) is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -351,11 +392,12 @@ def _rows(header: Header, payload: memoryview) -> Answer:
     body = payload[note + 24 * count :]
     if len(heads) != 3 * count:
         raise ValueError(f"a result of {count} rows is too short")
-    if header.flags & Flag.RAW:
+    if header.flags is Flag.RAW or header.flags & Flag.RAW:
         flat, width = array("d", bytes(body)), header.columns
         if len(flat) != count * width:
             raise ValueError(f"a result of {count} rows and {width} columns has {len(flat)} values")
-        rows: list[list[Any]] = [list(flat[at : at + width]) for at in range(0, len(flat), width)] if width else []
+        # As many of one iterator as a row is wide: rows without slices.
+        rows: list[list[Any]] = list(map(list, zip(*[iter(flat)] * width, strict=True))) if width else []
     else:
         rows = decode_json(body, list[list[Any]])
     if len(rows) != count:
@@ -371,13 +413,14 @@ def _rows(header: Header, payload: memoryview) -> Answer:
     )
 
 
-def _spawn(sock: socket.socket, program: Program) -> int:
+def _spawn(sock: socket.socket, program: Program, printed: int) -> int:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _THREADS
     environment |= program.environment
     command = [sys.executable, *program.arguments]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, 2, 1),  # what a filter prints goes where the agent's log goes
+        (os.POSIX_SPAWN_DUP2, printed, 1),
+        (os.POSIX_SPAWN_DUP2, printed, 2),
         (os.POSIX_SPAWN_DUP2, sock.fileno(), 3),
     ]
     return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)

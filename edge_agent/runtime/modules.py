@@ -7,13 +7,18 @@ Sources are compiled from the signed text each time; a bytecode cache is neither
 from __future__ import annotations
 
 import enum
-import importlib.abc
 import importlib.machinery
-import importlib.readers
 import re
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+# Not imported here: they bring zipfile, tempfile and more, which takes a worker 5 ms at start.
+if TYPE_CHECKING:
+    import importlib.readers
+    from importlib.abc import Loader
+else:
+    Loader = object
 
 __all__ = ["FolderLoader", "Kind", "Local", "SourceLoader", "list_modules", "parents"]
 
@@ -56,17 +61,23 @@ class SourceLoader(importlib.machinery.SourceFileLoader):
         return module
 
 
-class FolderLoader(importlib.abc.Loader):
+class FolderLoader(Loader):
     """Stands for a folder without `__init__.py`: an empty module whose resources can be read."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "__init__.py")  # what importlib's FileReader takes the folder from
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """Let Python make the module."""
+        return None
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave the module empty."""
 
     def get_resource_reader(self, fullname: str) -> importlib.readers.FileReader:
         """Return a reader of the folder."""
+        import importlib.readers
+
         return importlib.readers.FileReader(self)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,6 @@ twin. Nothing is patched for anybody else, no bytecode is written, and no bundle
 from __future__ import annotations
 
 import builtins
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import linecache
@@ -30,7 +29,7 @@ from edge_agent.sdk.place import NAMESPACE_PREFIX
 __all__ = ["Mount"]
 
 
-class Mount(importlib.abc.MetaPathFinder):
+class Mount:
     """One bundle's modules in this process, below `root`, told apart by `tag` (letters, digits, `_`).
 
     Raises `ValueError` when the tag is taken. Close it with `unmount`, or use it as a context manager.

@@ -14,10 +14,10 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime.crew import Notice, NoticeKind, Plan
 from edge_agent.runtime.flow import Flow
 from edge_agent.runtime.member import Answer, Member
+from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.probation import outcome_of
 from edge_agent.runtime.samples import Samples
-from edge_agent.runtime.sinks import Sink
-from edge_agent.runtime.sources import Source
+from edge_agent.runtime.stamps import Stamps
 from edge_agent.runtime.trail import Trail
 from edge_agent.runtime.watch import Comparison, Watch
 
@@ -41,8 +41,9 @@ class Upkeep(Flow):
         notify: Callable[[Notice], None],
         recent: int = 8,
         trail: Trail | None = None,
+        stamps: Stamps | None = None,
     ) -> None:
-        super().__init__(slot, stream, source, sink, recent, trail)
+        super().__init__(slot, stream, source, sink, recent, trail, stamps)
         self._notify = notify
         self._told: set[NoticeKind] = set()
         self._watch: tuple[int, Watch] | None = None
@@ -138,6 +139,9 @@ class Upkeep(Flow):
             return
         self._told.add(kind)
         kept = self.recent if kind in (NoticeKind.FAILED, NoticeKind.STOPPED_SERVING) else ()
+        if kind in (NoticeKind.FAILED, NoticeKind.STOPPED_SERVING) and not traceback and member.voice is not None:
+            printed = member.voice.last()
+            traceback = f"no traceback; what it printed last:\n{printed}" if printed else ""
         self._notify(
             Notice(
                 kind=kind,

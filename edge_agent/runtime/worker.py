@@ -7,7 +7,10 @@ told to, when the supervisor is gone, or when user code kills it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import faulthandler
+import importlib
 import os
 import socket
 import sys
@@ -27,7 +30,8 @@ from edge_agent.runtime.denial import denial
 from edge_agent.runtime.handing import states_of, take_over, upgrading
 from edge_agent.runtime.launched import LAUNCHED, receive_limits
 from edge_agent.runtime.limits import Limits
-from edge_agent.runtime.meter import Meter, Printed
+from edge_agent.runtime.meter import Meter
+from edge_agent.runtime.printed import Printed
 from edge_agent.runtime.wire import Flag, Header, Kind
 from edge_agent.runtime.wording import encodable, traceback_of, words_of
 
@@ -47,6 +51,8 @@ SAMPLE_SECONDS = 0.1
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 EXACT_MAX = 2**53
 _NONE = Flag.NONE
+# What every release needs of ours, and of the standard library for that.
+_OWN = ("edge_agent.runtime.loader", "edge_agent.sdk.selftest", "edge_agent.sdk.validity")
 
 
 class Worker:
@@ -61,10 +67,11 @@ class Worker:
         self._health_due, self._vetoed = 0.0, ""
         self._meter, self._sample_due = Meter(), 0.0
 
-    def serve(self, sandbox: dict[str, str]) -> None:
-        """Answer messages until STOP or until the supervisor is gone."""
+    def serve(self, sandbox: dict[str, str], imports: tuple[str, ...] = ()) -> None:
+        """Answer messages until STOP or until the supervisor is gone; before that, as a spare, import these modules."""
         self._sandbox = sandbox
         self._send(Header(Kind.READY), encode_json(wire.Ready(pid=os.getpid(), sandbox=sandbox)))
+        _prepare(imports)
         while (message := wire.receive(self._sock, self._buffer)) is not None:
             header, payload = message
             if header.kind is Kind.FRAME:
@@ -143,7 +150,7 @@ class Worker:
             if self._pipeline is None or self._manifest is None:
                 raise RuntimeError("a frame came before the release was loaded")
             frame = _frame(header, payload, self._manifest.input)
-            if header.flags & Flag.WARM:
+            if header.flags is not _NONE and header.flags & Flag.WARM:
                 self._pipeline.run(frame)
                 return self._send(Header(Kind.RESULT, Flag.WARM, header.batch))
             if time.monotonic() < self._sample_due:
@@ -209,6 +216,13 @@ class Worker:
         wire.send(self._sock, header, *parts)
 
 
+def _prepare(imports: tuple[str, ...]) -> None:
+    """Import what a release will most likely need."""
+    for name in (*imports, *(_OWN if imports else ())):
+        with contextlib.suppress(ImportError):  # which a release that does need it will say
+            importlib.import_module(name)
+
+
 def _load(root: Path, tunables: dict[str, object]) -> tuple[Manifest, Pipeline]:
     from edge_agent.contract.manifest import parse_manifest
     from edge_agent.runtime.loader import load_pipeline
@@ -222,15 +236,14 @@ def _frame(header: Header, payload: memoryview, spec: InputSpec) -> Frame:
     from edge_agent.sdk.frame import Frame
 
     rows, width = header.rows, header.columns
-    heads = rows * 8
-    # Copies: the buffer is reused, and filters may keep what they were given.
-    sequences = np.frombuffer(payload[:heads], np.int64).copy()
-    timestamps = np.frombuffer(payload[heads : 2 * heads], np.int64).copy()
-    body = payload[2 * heads :]
+    # One copy of all: the buffer is reused, and filters may keep, and write to, what they were given.
+    own = bytearray(payload)
+    sequences = np.frombuffer(own, np.int64, rows)
+    timestamps = np.frombuffer(own, np.int64, rows, 8 * rows)
     # Flags are slow to combine, and most frames have none.
     if spec.dtypes or (header.flags is not _NONE and header.flags & Flag.CELLS):
-        return Frame(_cells(header, body, spec), timestamps, sequences, columns=spec.columns)
-    values = np.frombuffer(body, np.float64).reshape(rows, width).copy()
+        return Frame(_cells(header, memoryview(own)[16 * rows :], spec), timestamps, sequences, columns=spec.columns)
+    values = np.frombuffer(own, np.float64, rows * width, 16 * rows).reshape(rows, width)
     return Frame(values, timestamps, sequences, columns=tuple(spec.columns))
 
 
@@ -284,11 +297,12 @@ def main(kind: Callable[[socket.socket], Worker] = Worker) -> None:
 
     limits = _limits(sys.argv[1:])
     Meter.prepare()
+    faulthandler.enable()  # onto standard error: the only word that a crash of native code leaves
     applied = apply(limits)
     Printed.install()
     sock = socket.socket(fileno=SOCKET_FD)
     try:
-        kind(sock).serve(applied)
+        kind(sock).serve(applied, limits.imports)
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the supervisor is gone; so are we
     except BaseException as error:  # noqa: BLE001 - it ends the process

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from edge_agent.contract.digest import encode_json
+from edge_agent.runtime.crew import NoticeKind
 from edge_agent.runtime.launched import Launched, receive_limits
 from edge_agent.runtime.limits import Confinement, Limits
 from edge_agent.runtime.member import WORKER, Member
@@ -24,7 +25,7 @@ from tests.simulators.slot import Slot
 from tests.simulators.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
-SECONDS = 20
+SECONDS = 60
 
 
 class Launcher:
@@ -74,6 +75,20 @@ def test_it_serves_like_a_child_and_its_tie_to_the_agent_is_told(launcher: Launc
         worker = launcher.next_worker()
         assert not ended(worker, 0)
     assert ended(worker)
+
+
+def test_a_spare_is_started_by_the_launcher_too(launcher: Launcher, releases: Releases) -> None:
+    confinement = Confinement(launcher=str(launcher.path))
+    one, two = (msgspec.structs.replace(releases.act(key), confinement=confinement, spare=("numpy",)) for key in (1, 2))
+    with Slot() as slot:
+        slot.supervisor.run("act", one)
+        until(lambda: slot.lane.crew.spare.ready, what="the spare", seconds=SECONDS)
+        workers = [launcher.next_worker(), launcher.next_worker()]
+        slot.try_out(two)
+        slot.wait_for(NoticeKind.LOADED)
+        assert slot.lane.crew.spare.used == 1
+        assert slot.lane.crew.sandbox["parent_death"] == "applied: killed when the agent lets go of it"
+    assert all(ended(worker) for worker in workers)
 
 
 def hang(launcher: Launcher, releases: Releases, how: str) -> tuple[Member, int]:
