@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edge_agent.running import RunMetrics as RunMetrics
     from edge_agent.running import arun as arun
     from edge_agent.running import run as run
+    from edge_agent.sdk.align import Align as Align
     from edge_agent.sdk.arithmetic import Arithmetic as Arithmetic
     from edge_agent.sdk.code import Code as Code
     from edge_agent.sdk.filter import Filter as Filter
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Align": "sdk.align",
     "Arithmetic": "sdk.arithmetic",
     "Code": "sdk.code",
     "Filter": "sdk.filter",

@@ -13,7 +13,8 @@ from edge_agent.config.tables import hint, listing
 from edge_agent.runtime.limits import LAYERS, MIB, Confinement, Limits, lowest
 
 if TYPE_CHECKING:
-    from edge_agent.config.sections import Config, Sandbox, WorkerLimits
+    from edge_agent.config.limits import Sandbox, WorkerLimits
+    from edge_agent.config.sections import Config
     from edge_agent.contract.manifest import ResourceLimits
 
 __all__ = ["confinement", "sandbox_faults", "worker_limit_faults"]

@@ -19,6 +19,15 @@ from edge_agent.config.confinement import sandbox_faults, worker_limit_faults
 from edge_agent.config.faults import condition_faults, limit_faults, window_faults
 from edge_agent.config.health_limits import health_faults, incident_faults
 from edge_agent.config.interfaces import asked_faults, interface_faults
+from edge_agent.config.limits import (
+    Condition,
+    HealthLimits,
+    IncidentLimits,
+    LocalPolicy,
+    Sandbox,
+    StoreLimits,
+    WorkerLimits,
+)
 from edge_agent.config.overflow import disk_faults
 from edge_agent.config.plug_reading import PlugReading
 from edge_agent.config.plugs import MergeInput
@@ -30,22 +39,15 @@ from edge_agent.config.sections import (
     Channel,
     Column,
     Commands,
-    Condition,
     Config,
     CsvInput,
     Device,
-    HealthLimits,
-    IncidentLimits,
     Interfaces,
-    LocalPolicy,
     MqttInput,
     MqttOutput,
-    Sandbox,
     Slot,
     SqliteOutput,
-    StoreLimits,
     Timestamp,
-    WorkerLimits,
 )
 from edge_agent.config.tables import hint, listing
 from edge_agent.contract.errors import ConfigError

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from edge_agent.config.sections import Condition, LocalPolicy, StoreLimits
+from edge_agent.config.limits import Condition, LocalPolicy, StoreLimits
 from edge_agent.contract.window import parse_window
 
 __all__ = ["condition_faults", "limit_faults", "window_faults"]

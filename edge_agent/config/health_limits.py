@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from edge_agent.config.sections import HealthLimits, IncidentLimits
+from edge_agent.config.limits import HealthLimits, IncidentLimits
 from edge_agent.contract.manifest import HealthPolicy
 
 __all__ = ["health_faults", "incident_faults", "limits_set", "tightened"]

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge_agent.config import plugs
-from edge_agent.config.sections import Input, Output, Section, Spooled
-from edge_agent.config.tables import hint, listing
+from edge_agent.config.sections import Input, Output, Spooled
+from edge_agent.config.tables import Section, hint, listing
 
 __all__ = ["METRICS", "MODBUS_TYPES", "input_faults", "late_faults", "linger_faults", "missing_extra", "output_faults"]
 

@@ -41,11 +41,10 @@ from edge_agent.config.sections import (
     MqttInput,
     MqttOutput,
     Output,
-    Section,
     SqliteOutput,
     Timestamp,
 )
-from edge_agent.config.tables import Tables, hint
+from edge_agent.config.tables import Section, Tables, hint
 from edge_agent.contract.dtypes import has_unit, is_scaled
 
 __all__ = ["PlugReading"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edge_agent.config.sections import Condition, LocalPolicy, StoreLimits
+from edge_agent.config.limits import Condition, LocalPolicy, StoreLimits
 from edge_agent.contract.window import parse_window
 from edge_agent.update.collection import Retention
 from edge_agent.update.policy import Policy, Requirement

@@ -1,7 +1,8 @@
 """The sections of the agent's configuration file, as frozen values.
 
 A field is a key of the file, its default what holds when the key is missing. Nothing is checked here:
-`edge_agent.config` does that, and is where the rest of the program imports these from.
+`edge_agent.config` does that, and is where the rest of the program imports these from. Those that say what the device
+allows are in `limits`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edge_agent.config.credentials import secret
+from edge_agent.config.limits import HealthLimits, IncidentLimits, LocalPolicy, Sandbox, StoreLimits, WorkerLimits
+from edge_agent.config.tables import Section
 from edge_agent.contract.dtypes import DEFAULT, Dtype
 from edge_agent.contract.errors import ConfigError
 
@@ -23,26 +26,18 @@ __all__ = [
     "Channel",
     "Column",
     "Commands",
-    "Condition",
     "Config",
     "CsvInput",
     "Device",
-    "HealthLimits",
-    "IncidentLimits",
     "Input",
     "Interfaces",
-    "LocalPolicy",
     "MqttInput",
     "MqttOutput",
     "Output",
-    "Sandbox",
-    "Section",
     "Slot",
     "Spooled",
     "SqliteOutput",
-    "StoreLimits",
     "Timestamp",
-    "WorkerLimits",
 ]
 
 STATE_DIRECTORY = Path("/var/lib/edge-agent")
@@ -51,17 +46,13 @@ COMMAND_TYPES = ("ping", "report", "rollback", "retry", "hold", "exec", "call", 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """One table of the file; its fields are the keys the table may have."""
-
-
 class Device(Section, frozen=True, kw_only=True):
     """Who this device is. `state` is the directory that the agent owns."""
 
     id: str
     fleet: str
     state: Path = STATE_DIRECTORY
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Broker(Section, frozen=True, kw_only=True):
@@ -159,7 +150,7 @@ class Input(Section, frozen=True, kw_only=True):
     A batch waits until its oldest sample is `linger_ms` old, or until it is full; 0 is no waiting.
     """
 
-    columns: dict[str, Column] = {}
+    columns: dict[str, Column] = msgspec.field(default_factory=dict)
     timestamp: Timestamp | None = None
     sequence: str = ""
     overflow: Literal["block", "drop_oldest", "spool"] | None = None
@@ -211,7 +202,7 @@ class CsvInput(Input, frozen=True, kw_only=True):
 
     source: Literal["csv"] = "csv"
     path: Path
-    columns: dict[str, Column] = {}
+    columns: dict[str, Column] = msgspec.field(default_factory=dict)
     timestamp: Timestamp | None = None
     sequence: str = ""
     rate_hz: float = 0.0
@@ -239,101 +230,6 @@ class SqliteOutput(Output, frozen=True, kw_only=True):
     stream: str = ""
 
 
-class Condition(Section, frozen=True, kw_only=True):
-    """What must hold before an update goes on: the number in `file` lies within bounds, or `command` exits with 0.
-
-    `seconds` is how long the command may take.
-    """
-
-    file: Path | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    command: list[str] = []
-    seconds: float = 5.0
-
-
-class LocalPolicy(Section, frozen=True, kw_only=True):
-    """When updates of a slot may be fetched and activated: daily windows such as `22:00-05:00` or `22:00-05:00 UTC`.
-
-    No window means at any time. While the file `lock` is there, or a condition does not hold, nothing new begins. After
-    the agent or the machine died, the committed release runs alone for `settle_seconds` before a candidate starts.
-    """
-
-    fetch: list[str] = []
-    activate: list[str] = []
-    lock: Path | None = None
-    require: list[Condition] = []
-    settle_seconds: float = 10.0
-
-
-class StoreLimits(Section, frozen=True, kw_only=True):
-    """What is kept on the device: committed releases of each slot, the active one included, and blobs in MiB.
-
-    Blobs of kept releases stay whatever the budget.
-    """
-
-    keep: int = 3
-    budget_mb: int = 1024
-
-
-class HealthLimits(Section, frozen=True, kw_only=True):
-    """What this device asks of releases on a slot beyond their manifests' health policy; the stricter of both holds.
-
-    The keys are the policy's. Probation may only become longer, everything else only tighter.
-    """
-
-    start_seconds: float | None = None
-    probation_seconds: float | None = None
-    probation_frames: int | None = None
-    shadow_frames: int | None = None
-    error_rate_max: float | None = None
-    heartbeat_seconds: float | None = None
-    latency_ms_max: float | None = None
-    latency_ratio_max: float | None = None
-    memory_mb_max: float | None = None
-    memory_growth_mb_max: float | None = None
-    disagreement_max: float | None = None
-    rows_ratio_max: float | None = None
-    printed_kb_max: float | None = None
-    needs_broker: bool | None = None
-
-
-class IncidentLimits(Section, frozen=True, kw_only=True):
-    """What is kept of releases that fail: `keep` incidents, each with `frames` input frames in `kilobytes` at most.
-
-    `frames = 0` keeps no input. Columns in `redact` are left out of them.
-    """
-
-    keep: int = 20
-    frames: int = 8
-    kilobytes: int = 256
-    redact: list[str] = []
-
-
-class WorkerLimits(Section, frozen=True, kw_only=True):
-    """What one worker may use at the most; a release may ask for less. 0 is the default.
-
-    Memory is what the worker has for itself, by default half of the machine's. `open_files` is 256 by default,
-    `file_mb` (the size of a file in memory; others it cannot write) 64. `tasks` counts all threads of the agent's user;
-    no limit by default, and none for root.
-    """
-
-    memory_mb: int = 0
-    open_files: int = 0
-    file_mb: int = 0
-    tasks: int = 0
-
-
-class Sandbox(Section, frozen=True, kw_only=True):
-    """What workers' sandboxes must hold: the layers in `require`, without which no release runs here.
-
-    `launcher` is the unix socket of who starts workers, as systemd does; without it they are the agent's own children.
-    """
-
-    require: list[str] = []
-    launcher: Path | None = None
-
-
 class Interfaces(Section, frozen=True, kw_only=True):
     """What local programs may ask over HTTP at `listen`: a loopback address, or `unix:PATH`. Each is off by default.
 
@@ -354,7 +250,7 @@ class Slot(Section, frozen=True, kw_only=True):
     channel: str
     input: Input
     output: Output
-    tunable: dict[str, Any] = {}
+    tunable: dict[str, Any] = msgspec.field(default_factory=dict)
     policy: LocalPolicy = LocalPolicy()
     health: HealthLimits = HealthLimits()
     limits: WorkerLimits = WorkerLimits()

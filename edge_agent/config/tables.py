@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edge_agent.config.sections import Section
 from edge_agent.contract.manifest import check_name
 
-__all__ = ["Reader", "Tables", "hint", "listing"]
+__all__ = ["Reader", "Section", "Tables", "hint", "listing"]
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound="Section")
 Reader = Callable[[str, Any], Any]
 _NAMES: dict[type, str] = {
     str: "a string",
@@ -29,6 +28,10 @@ _NAMES: dict[type, str] = {
     list: "an array",
     dict: "a table",
 }
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of the file; its fields are the keys the table may have."""
 
 
 class Tables:

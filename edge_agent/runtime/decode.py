@@ -68,6 +68,8 @@ class Layout:
         self._time_path = _steps(timestamp.path) if timestamp else ()
         self._sequence = sequence
         self._sequence_path = _steps(sequence) if sequence else ()
+        self._sequence_key, self._time_key = _only_key(self._sequence_path), _only_key(self._time_path)
+        self._factor = UNIT_NANOSECONDS[timestamp.unit] if timestamp else 1
 
     def decode(self, payload: bytes) -> tuple[int | None, int | None, Cells]:
         """Return sequence, timestamp in nanoseconds (None: not in the payload) and one value per column.
@@ -79,20 +81,16 @@ class Layout:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadPayload(MALFORMED, f"payload is not JSON: {error}") from None
         values = self._cells(body) if self.dtypes else self._numbers(body)
-        return (
-            self._sequence_of(body) if self._sequence_path else None,
-            self._time_of(body) if self._timestamp else None,
-            values,
-        )
+        return self._sequence_of(body), self._time_of(body), values
 
-    def _numbers(self, body: Any) -> array[float]:
+    def _numbers(self, body: Any) -> Cells:
         try:
             values = array("d", self._fast(body) or self._careful(body))
         except OverflowError:  # JSON's integers have no end
             values = array("d", self._careful(body))
         return values if self._scales is None else self._scaled(values)
 
-    def _scaled(self, values: array[float]) -> array[float]:
+    def _scaled(self, values: Cells) -> array[float]:
         assert self._scales is not None
         scaled = [value * scale + offset for value, (scale, offset) in zip(values, self._scales, strict=True)]
         for name, value in zip(self.columns, scaled, strict=True):
@@ -105,11 +103,12 @@ class Layout:
         if self._parent is None:
             return None
         try:
-            parent = _walk(body, self._parent)
-            getter = self._keys if type(parent) is dict else self._indices
+            for key, index in self._parent:
+                body = body[key] if type(body) is dict else body[index]
+            getter = self._keys if type(body) is dict else self._indices
             if getter is None:
                 return None
-            found: tuple[Any, ...] = getter(parent)
+            found: tuple[Any, ...] = getter(body)
         except (LookupError, TypeError):
             return None
         return found if _NUMBERS.issuperset(map(type, found)) else None
@@ -140,12 +139,21 @@ class Layout:
         except OverflowError:
             raise BadPayload(NOT_A_NUMBER, f"{place}{_show(value)} is too large for a float") from None
 
-    def _time_of(self, body: Any) -> int:
-        assert self._timestamp is not None
+    def _time_of(self, body: Any) -> int | None:
+        if self._timestamp is None:
+            return None
+        value = body.get(self._time_key) if type(body) is dict else None
+        if type(value) is int and 0 <= (time := value * self._factor) <= INT64_MAX:
+            return time
         place = f"timestamp: path '{self._timestamp.path}'"
         return nanoseconds(_find(body, self._time_path, place, BAD_TIMESTAMP), self._timestamp.unit)
 
-    def _sequence_of(self, body: Any) -> int:
+    def _sequence_of(self, body: Any) -> int | None:
+        if not self._sequence:
+            return None
+        value = body.get(self._sequence_key) if type(body) is dict else None
+        if type(value) is int and 0 <= value <= INT64_MAX:
+            return value
         value = _find(body, self._sequence_path, f"sequence: path '{self._sequence}'", BAD_SEQUENCE)
         if type(value) is float and value.is_integer():
             value = int(value)
@@ -184,6 +192,11 @@ Path = tuple[tuple[str, int | None], ...]
 def _steps(path: str) -> Path:
     """A path as steps: the key for an object, the index for an array."""
     return tuple((step, int(step) if step.isascii() and step.isdigit() else None) for step in path.split("."))
+
+
+def _only_key(path: Path) -> str | None:
+    """Return the key of a value that lies at the top of a payload, None for one deeper (no payload has None as key)."""
+    return path[0][0] if len(path) == 1 else None
 
 
 def _getter(places: list[Any]) -> Callable[[Any], tuple[Any, ...]]:

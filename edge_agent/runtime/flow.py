@@ -8,26 +8,31 @@ serves, and what becomes of workers that fail, the lane decides.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime.backlog import LAG_MAX, Backlog
 from edge_agent.runtime.crew import Crew
 from edge_agent.runtime.handover import Handover
+from edge_agent.runtime.hedge import Hedge
 from edge_agent.runtime.history import History, joined
+from edge_agent.runtime.latency import Latency
+from edge_agent.runtime.linger import Linger
 from edge_agent.runtime.member import WARM_BATCHES_MAX, Answer, Batch, Member, failure_of
 from edge_agent.runtime.outlet import Outlet, starts_anew
+from edge_agent.runtime.plan import Plan
+from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.samples import Samples
-from edge_agent.runtime.sinks import Sink
-from edge_agent.runtime.sources import Source
+from edge_agent.runtime.stamps import Stamps
 from edge_agent.runtime.trail import Trail
 
 __all__ = ["Flow"]
 
 log = logging.getLogger(__name__)
 ROWS_MAX = 1024
-SOFT_SECONDS = 0.05
 SWITCH_SECONDS = 0.002
 RECENT_BYTES_MAX = 256 * 1024
 
@@ -35,17 +40,30 @@ RECENT_BYTES_MAX = 256 * 1024
 class Flow:
     """What passes through one slot, and by whom. A lane is one, with orders and probation.
 
-    `recent` are the last batches' samples, for incidents: as many as its `maxlen`, none of them very large.
+    `recent` are the last batches' samples, for incidents: as many as its `maxlen`, none of them very large. What
+    `stamps` counts is among the `counters`.
     """
 
     def __init__(
-        self, slot: str, stream: str, source: Source, sink: Sink, recent: int = 8, trail: Trail | None = None
+        self,
+        slot: str,
+        stream: str,
+        source: Source,
+        sink: Sink,
+        recent: int = 8,
+        trail: Trail | None = None,
+        stamps: Stamps | None = None,
     ) -> None:
         self.slot, self.source, self.sink = slot, source, sink
-        self.counters: Counter[str] = Counter()
+        self._stamps = stamps
+        self.counters: Counter[str] = Counter() if stamps is None else stamps.counts
         self.crew = Crew()
         self.recent: deque[Samples] = deque(maxlen=recent)
         self._outlet = Outlet(stream, source, sink, self.counters)
+        self.linger = Linger()
+        self.latency: Latency | None = None  # nobody asks, unless somebody says so
+        self.skipped: Callable[[Samples, str], None] = _untold
+        """Told of samples that are given up, and why, before they are acknowledged."""
         self.draining = False  # no new frame is begun; set before the end
         self._active: Member | None = None
         self._candidate: Member | None = None
@@ -53,6 +71,7 @@ class Flow:
         self._probation: Probation | None = None
         self._handover: Handover | None = None
         self._history = History()
+        self._hedge = Hedge()
         self._backlog = Backlog()
         self._inflight: Batch | None = None
         self._retried = False
@@ -91,6 +110,15 @@ class Flow:
         """Whether no frame is in flight and every result is confirmed."""
         return self._inflight is None and self._outlet.idle
 
+    @property
+    def running(self) -> tuple[Plan, bool] | None:
+        """Who answers, or will once its worker is up, and whether it is; None where no release runs."""
+        member = self._serving()
+        if member is not None:
+            return self.crew.plan(member), True
+        coming = self.crew.plan(self._active) if self._active is not None else self.crew.expected
+        return (coming, False) if coming is not None else None
+
     def _holding(self, now: float) -> bool:
         """Tell whether to wait a moment at a frame boundary for a candidate that is about to have caught up."""
         return self._switching and now < self._boundary + SWITCH_SECONDS
@@ -104,23 +132,38 @@ class Flow:
         other = {Mode.IDLE: self._second, Mode.SHADOW: self._candidate, Mode.LIVE: self._active}[self.mode]
         return other if other is not None and other.loaded is not None else None
 
+    def arrived(self, events: int, now: float) -> None:
+        """The source has something to read, as poll() saw."""
+        if self._inflight is not None:
+            self.linger.rest(now)
+        elif self.linger.puts_off(now):
+            return
+        self.source.handle(events, now)
+
     def _dispatch(self, now: float) -> None:
         serving = self._serving()
         if self._trail is not None and self._trail.crowded:
             return  # until the sink has confirmed more
+        if serving is None or self.linger.waits(now):
+            return
+        if self.linger.seconds and not self.linger.begins(self._outlet.gather(ROWS_MAX), ROWS_MAX, now):
+            return
         again = self._outlet.again > 0
-        taken = self._outlet.take(ROWS_MAX) if serving is not None else None
-        if serving is None or taken is None:
+        taken = self._outlet.take(ROWS_MAX)
+        if taken is None:
             return
         samples, anew = taken
         if anew:
             self._history.clear()
         self._number += 1
         self.counters["samples"] += samples.rows
+        if self._stamps is not None and not again:
+            self._stamps.see(samples, time.time_ns())
         batch = Batch(self._number, samples, now, again=again)
         if samples.bytes <= RECENT_BYTES_MAX:
             self.recent.append(samples)
         self._inflight, self._retried = batch, False
+        self.linger.sent(now)
         beside = self._beside()
         later = beside is not None and self._shown_later(beside, samples)
         if self._probation is not None and not later:
@@ -195,7 +238,7 @@ class Flow:
         if serving is not None and answer is not None and answer.failure is None:
             self._finish(batch, answer, serving, now)
         elif old is not None and standby is not None and standby.failure is None:
-            if answer is not None or now - batch.sent_at > SOFT_SECONDS:
+            if answer is not None or serving is None or now >= self._hedge.until(batch, serving):
                 self.counters["stepped_in"] += 1
                 self._finish(batch, standby, old, now)
         elif answer is not None and answer.failure is not None and (old is None or standby is not None):
@@ -203,22 +246,33 @@ class Flow:
             errors = self.counters["errors"]
             if errors & (errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: it must not flood the log
                 log.warning("frame failed slot=%s errors=%d reason=%s", self.slot, errors, answer.failure.reason)
-            self._skip(batch, now)
+            self._skip(batch, now, str(answer.failure.reason))
+
+    def _steps_in_at(self, batch: Batch) -> float | None:
+        """Return when the old worker's answer, if it is there, goes out in place of the live candidate's."""
+        live, old = self._candidate if self.mode is Mode.LIVE else None, self._active
+        if live is None or old is None or old.key not in batch.answers:
+            return None
+        return self._hedge.until(batch, live)
 
     def _finish(self, batch: Batch, answer: Answer, member: Member, now: float) -> None:
         self._keep(batch)  # before anything of it leaves: the numbers that results have are not given twice
         probation = self.mode is Mode.LIVE and member is self._candidate
+        if self.latency is not None:
+            self.latency.note(batch, answer, now)
         self._outlet.emit(answer, self.crew.plan(member).output.columns, member.release, probation=probation)
         self._end_batch(batch, now)
 
-    def _skip(self, batch: Batch, now: float, *, kept: bool = True) -> None:
+    def _skip(self, batch: Batch, now: float, words: str, *, kept: bool = True) -> None:
         self.counters["skipped"] += batch.rows
+        self.skipped(batch.samples, words)
         if kept or batch.again:
             self._keep(batch)
         self._end_batch(batch, now, kept=kept)
 
     def _end_batch(self, batch: Batch, now: float, *, kept: bool = True) -> None:
         self._inflight, self._boundary = None, now
+        self.linger.ended(now)
         if kept:
             self._history.add(batch.samples, self.crew.history_rows)
         self._outlet.owe(batch.rows, self._passed)
@@ -249,5 +303,11 @@ class Flow:
     def _retry_or_skip(self, batch: Batch, now: float) -> None:
         """A batch whose worker died is tried once more on a fresh one, then counted, skipped and never shown again."""
         if self._retried:
-            self._skip(batch, now, kept=False)
+            first, last = batch.samples.sequences[0], batch.samples.sequences[-1]
+            log.warning("frame given up slot=%s samples=%d-%d reason=two workers ended over it", self.slot, first, last)
+            self._skip(batch, now, "two workers ended over it, one after the other", kept=False)
         self._retried = True
+
+
+def _untold(samples: Samples, words: str) -> None:
+    """Nobody wants to know which samples were given up."""

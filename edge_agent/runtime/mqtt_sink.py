@@ -28,6 +28,7 @@ UNSENT_BYTES_MAX = 128 * 1024
 IN_FLIGHT_MAX = 1_000
 REFUSED = "refused by the broker"
 TOO_LARGE = "output too large"
+_AT_MOST_ONCE, _Publish = mqtt5.QoS.AT_MOST_ONCE, mqtt5.PublishPacket
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,10 +91,9 @@ class MqttSink:
         """Take outputs, in order. `ValueError` for more than `room`."""
         if len(messages) > self._outputs_max - (self._written - self.confirmed):
             raise ValueError(f"{len(messages)} outputs do not fit: there is room for {self.room}")
-        for message in messages:
-            payload = _encode(message)
-            self._backlog.append(payload)
-            self._bytes += len(payload)
+        payloads = list(map(_encode, messages))
+        self._backlog.extend(payloads)
+        self._bytes += sum(map(len, payloads))
         self._written += len(messages)
         self._pump(time.monotonic())
 
@@ -104,44 +104,60 @@ class MqttSink:
     def _pump(self, now: float) -> None:
         """Give the connection as much as it may hold, and count what the socket took."""
         connection = self._connection
-        window = min(IN_FLIGHT_MAX, connection.receive_maximum)
         while True:
-            while (
-                self._backlog
-                and connection.open
-                and connection.queued_bytes - connection.sent_bytes < UNSENT_BYTES_MAX
-                and len(self._unacknowledged) < window
-            ):
-                self._publish(self._backlog.popleft())
+            if self._backlog and connection.open:
+                if self._qos == _AT_MOST_ONCE:
+                    self._publish_once()
+                else:
+                    self._publish_window(min(IN_FLIGHT_MAX, connection.receive_maximum))
             sent = connection.sent_bytes
             connection.flush(now)
             self._handed_over()
             if not self._backlog or connection.sent_bytes == sent:
                 return
 
+    def _publish_once(self) -> None:
+        """Queue what the connection may hold at QoS 0, in one piece."""
+        connection, backlog, topic, retain = self._connection, self._backlog, self._topic, self._retain
+        end, most, packets = connection.queued_bytes, connection.sent_bytes + UNSENT_BYTES_MAX, []
+        while backlog and end < most:
+            payload = backlog.popleft()
+            packet = _Publish(topic, payload, retain=retain).write() if retain else _Publish(topic, payload).write()
+            if len(packet) > connection.packet_bytes_max:
+                packet = self._too_large(packet)
+            packets.append(packet)
+            end += len(packet)
+            self._sending.append((end, payload))
+        connection.send(b"".join(packets))
+
+    def _publish_window(self, window: int) -> None:
+        """Queue what the connection may hold and the broker lets be under way at QoS 1."""
+        connection, backlog = self._connection, self._backlog
+        while (
+            backlog
+            and connection.queued_bytes - connection.sent_bytes < UNSENT_BYTES_MAX
+            and len(self._unacknowledged) < window
+        ):
+            self._publish(backlog.popleft())
+
     def _publish(self, payload: bytes) -> None:
-        packet_id = None if self._qos == mqtt5.QoS.AT_MOST_ONCE else self._fresh_id()
-        if packet_id is not None and not payload:
+        packet_id = self._fresh_id()
+        if not payload:
             self._unacknowledged[packet_id] = None
             self._confirm()
             return
-        packet = mqtt5.PublishPacket(
-            self._topic, payload, qos=self._qos, retain=self._retain, packet_id=packet_id
-        ).write()
-        connection = self._connection
-        # An oversize publication would end the connection, and again after every reconnection.
-        if len(packet) > connection.packet_bytes_max:
-            self.faults.note(TOO_LARGE, f"{len(packet)} bytes, the broker takes {connection.packet_bytes_max}")
-            packet = b""
-        if packet_id is None:
-            connection.send(packet)
-            self._sending.append((connection.queued_bytes, payload))
-            return
+        packet = _Publish(self._topic, payload, qos=self._qos, retain=self._retain, packet_id=packet_id).write()
         self._unacknowledged[packet_id] = payload
-        if packet:
-            connection.send(packet)
+        if len(packet) <= self._connection.packet_bytes_max:
+            self._connection.send(packet)
         else:
+            self._too_large(packet)
             self._settle(packet_id)
+
+    def _too_large(self, packet: bytes) -> bytes:
+        """Give an output up: it would end the connection, and again after every reconnection."""
+        self.faults.note(TOO_LARGE, f"{len(packet)} bytes, the broker takes {self._connection.packet_bytes_max}")
+        return b""
 
     def _fresh_id(self) -> int:
         while True:
@@ -170,8 +186,13 @@ class MqttSink:
             self.confirmed += 1
 
     def _handed_over(self) -> None:
-        while self._sending and self._sending[0][0] <= self._connection.sent_bytes:
-            self._bytes -= len(self._sending.popleft()[1])
+        sending, sent = self._sending, self._connection.sent_bytes
+        if sending and sending[-1][0] <= sent:
+            self._bytes -= sum([len(payload) for _, payload in sending])
+            self.confirmed += len(sending)
+            sending.clear()
+        while sending and sending[0][0] <= sent:
+            self._bytes -= len(sending.popleft()[1])
             self.confirmed += 1
 
     def _restart(self) -> None:

@@ -125,7 +125,7 @@ class MqttSource:
             self._opened = connection.opened
             self._resume()
         for packet in packets:
-            if isinstance(packet, mqtt5.PublishPacket):
+            if type(packet) is mqtt5.PublishPacket:
                 self._accept(packet)
         if packets and self._qos:
             self._release(0)
@@ -173,7 +173,7 @@ class MqttSource:
         if packet.retain:  # from before the subscription, which asked for none
             self._hold(packet_id, content, 0)
             return
-        rows = 0
+        rows, waiting = 0, self._waiting
         try:
             sequence, timestamp, values = self._layout.decode(payload)
             if sequence is None:
@@ -183,14 +183,16 @@ class MqttSource:
                 self.repeats += 1
                 self._hold(packet_id, content, 0)
                 return
-            self._waiting.append(sequence, time.time_ns() if timestamp is None else timestamp, values)
-            self._bytes += bytes_of(values) if self._layout.dtypes else 0
+            waiting.append(sequence, time.time_ns() if timestamp is None else timestamp, values)
+            if waiting.dtypes:
+                self._bytes += bytes_of(values)
             if self._qos:
-                self._waiting.marks.append(content << 16 | packet_id)
+                waiting.marks.append(content << 16 | packet_id)
             rows = 1
         except BadPayload as bad:
             self.faults.note(bad.kind, f"{packet.topic}: {bad}")
-        self._hold(packet_id, content, rows)
+        if self._qos:
+            self._hold(packet_id, content, rows)
 
     def _hold(self, packet_id: int, content: int, rows: int) -> None:
         if self._qos:

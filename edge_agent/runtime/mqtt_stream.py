@@ -33,6 +33,7 @@ STABLE_SECONDS = 5.0  # a connection that lived this long starts the waiting ane
 KEEP_ALIVE_SECONDS = 20
 RECEIVE_MAXIMUM = 10_000
 CONNACK_BYTE = 0x20
+_DATA = (mqtt5.PublishPacket, mqtt5.PubAckPacket)
 FAILURE_CODE = 0x80  # reason codes from here on are failures (MQTT 5, section 2.4); mqtt5 enums do not compare
 
 Subscription = tuple[str, int]
@@ -302,7 +303,7 @@ class Connection:
                     raise
                 raise _Lost(f"sent what is not MQTT 5: {error}") from None
             start += size
-            if isinstance(packet, (mqtt5.PublishPacket, mqtt5.PubAckPacket)) and self.open:
+            if isinstance(packet, _DATA) and self._state is _State.OPEN:
                 packets.append(packet)
             else:
                 self._control(packet)

@@ -7,13 +7,15 @@ sample that merely comes late is answered. It decides nothing about workers or r
 from __future__ import annotations
 
 from collections import Counter, deque
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import compress, islice
+from operator import lt
+from typing import Any
 
 from edge_agent.contract.messages import OutputMessage
 from edge_agent.runtime.member import Answer
+from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.samples import Samples
-from edge_agent.runtime.sinks import Sink
-from edge_agent.runtime.sources import Source
 
 __all__ = ["Outlet", "starts_anew"]
 
@@ -29,6 +31,7 @@ class Outlet:
         self._written = 0
         self._sent: set[int] = set()
         self._order: deque[int] = deque()
+        self._highest = -1
         self._newest = (-1, -1)
         self._rest: Samples | None = None
         self._waiting: deque[OutputMessage] = deque()
@@ -42,6 +45,21 @@ class Outlet:
         if again is not None:
             self._rest, self.again = again, again.rows
 
+    def gather(self, rows_max: int) -> int:
+        """Take up what the source has, to be given out together; return how many samples wait, a full batch at most."""
+        room = 0 if self._waiting else min(rows_max, self._sink.room)
+        have = self._rest.rows if self._rest is not None else 0
+        if self.again or have >= room:
+            return rows_max if self.again else min(have, room)
+        more = self._source.take(room - have)
+        if more is None:
+            return have
+        if self._rest is None:
+            self._rest = more
+        else:
+            self._rest.extend(more)
+        return have + more.rows if have + more.rows < room else rows_max
+
     def take(self, rows_max: int) -> tuple[Samples, bool] | None:
         """Return the next samples if their results will find room, and whether the stream started anew with them."""
         room = 0 if self._waiting else min(rows_max, self._sink.room)
@@ -50,14 +68,16 @@ class Outlet:
         samples = self._rest or self._source.take(room)
         if samples is None or samples.rows == 0:
             return None
-        anew, most = self._starts_anew(samples, 0), min(samples.rows, room)
-        end = next((row for row in range(1, most) if self._starts_anew(samples, row)), most)
+        anew, end = self._starts_anew(samples, 0), min(samples.rows, room)
+        if not _rising(samples.sequences):
+            end = next((row for row in range(1, end) if self._starts_anew(samples, row)), end)
         self._rest = samples.part(end, samples.rows) if end < samples.rows else None
         samples = samples.part(0, end) if self._rest is not None else samples
         self._newest = (samples.sequences[-1], samples.timestamps[-1])
         if anew:
             self._sent.clear()
             self._order.clear()
+            self._highest = -1
             self._counters["restarts"] += 1
         return samples, anew
 
@@ -67,26 +87,41 @@ class Outlet:
 
     def emit(self, answer: Answer, columns: list[str], release: str, *, probation: bool) -> None:
         """Take a batch's results, without those that went out already."""
-        for sequence, first, timestamp, row in zip(
-            answer.sequences, answer.firsts, answer.timestamps, answer.rows, strict=True
-        ):
-            if self._went_out(sequence):
-                self._counters["repeats_dropped"] += 1
-                continue
-            self._waiting.append(
-                OutputMessage(
-                    timestamp=timestamp,
-                    stream=self._stream,
-                    sequence=sequence,
-                    first=first,
-                    release=release,
-                    probation=probation,
-                    values=dict(zip(columns, row, strict=False)),
-                )
+        fresh, stream = self._news(answer.sequences), self._stream
+        rows: Iterable[Any] = zip(answer.sequences, answer.firsts, answer.timestamps, answer.rows, strict=True)
+        if fresh is not None:
+            rows = compress(rows, fresh)
+        only = columns[0] if len(columns) == 1 else None
+        messages = [
+            OutputMessage(
+                timestamp=timestamp,
+                stream=stream,
+                sequence=sequence,
+                first=first,
+                release=release,
+                probation=probation,
+                # One column is the rule, and worth the shorter way.
+                values={only: row[0]} if only is not None and row else dict(zip(columns, row, strict=False)),
             )
-            self._counters["outputs"] += 1
-            self._written += 1
+            for sequence, first, timestamp, row in rows
+        ]
+        self._waiting.extend(messages)
+        self._counters["outputs"] += len(messages)
+        self._written += len(messages)
+        if len(messages) < len(answer.sequences):
+            self._counters["repeats_dropped"] += len(answer.sequences) - len(messages)
         self.flush()
+
+    def _news(self, sequences: Sequence[int]) -> list[bool] | None:
+        """Return which results did not go out before, None for all of them, and remember that they do now."""
+        if not sequences or sequences[0] <= self._highest or not _rising(sequences):
+            return [not self._went_out(sequence) for sequence in sequences]
+        self._sent.update(sequences)
+        self._order.extend(sequences)
+        self._highest = sequences[-1]
+        while len(self._order) > REMEMBERED_MAX:
+            self._sent.discard(self._order.popleft())
+        return None
 
     def _went_out(self, sequence: int) -> bool:
         """Tell whether a result was sent already; if not, remember that it is now."""
@@ -97,6 +132,7 @@ class Outlet:
             self._counters["late"] += 1
         self._sent.add(sequence)
         self._order.append(sequence)
+        self._highest = max(self._highest, sequence)
         if full:
             self._sent.discard(self._order.popleft())
         return False
@@ -117,11 +153,14 @@ class Outlet:
 
     def flush(self) -> None:
         """Hand results to the sink as far as it has room: a filter may give more rows than it got."""
-        room = min(self._sink.room, len(self._waiting))
+        waiting = self._waiting
+        room = min(self._sink.room, len(waiting)) if waiting else 0
         if room > 0:
-            self._sink.write(list(islice(self._waiting, room)))
-            for _ in range(room):
-                self._waiting.popleft()
+            self._sink.write(list(islice(waiting, room)))
+            if room == len(waiting):
+                waiting.clear()
+            for _ in range(min(room, len(waiting))):
+                waiting.popleft()
 
     def acknowledge(self) -> int | None:
         """Tell the source what is safe: every result up to there is confirmed by the sink. Return the newest mark."""
@@ -131,6 +170,11 @@ class Outlet:
             if rows:
                 self._source.acknowledge(rows)
         return mark
+
+
+def _rising(numbers: Sequence[int]) -> bool:
+    """Tell whether every number is above the one before it."""
+    return all(map(lt, numbers, islice(numbers, 1, None)))
 
 
 def starts_anew(before: tuple[int, int], samples: Samples, row: int) -> bool:

@@ -2,7 +2,8 @@
 
 The thread hands rows through a bounded queue and is seen through an eventfd, so the supervisor never waits for it. A
 peer that cannot be reached is tried again after growing waits, in a thread that lives as long as the source. Samples
-that nobody takes in time are dropped, the oldest first, and counted.
+that nobody takes in time are dropped, the oldest first, and counted; if the input is to block, the peer is not asked
+meanwhile, and what is left out is counted instead.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = ["DROPPED", "OutsideSource", "Poll", "Talk", "Unreachable", "polling"]
 
 log = logging.getLogger(__name__)
 DROPPED = "dropped: nobody took them"
+SKIPPED = "not asked: nobody took the others"
 FAILED = "failed"
 AGAIN_SECONDS = (0.2, 10.0)
 CLOSE_SECONDS = 1.0
@@ -42,8 +44,8 @@ class Unreachable(Exception):
 class Talk:
     """What the thread may say and ask. `stopping` tells it to return."""
 
-    def __init__(self, fields: Fields, rows_max: int) -> None:
-        self.fields = fields
+    def __init__(self, fields: Fields, rows_max: int, *, blocks: bool = False) -> None:
+        self.fields, self._blocks, self._rows_max = fields, blocks, rows_max
         self.stopping = threading.Event()
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.rows: deque[Row] = deque(maxlen=rows_max)
@@ -53,6 +55,8 @@ class Talk:
 
     def tell(self, found: Mapping[str, Any], timestamp: int | None = None) -> None:
         """Hand over one sample of values by path, measured at `timestamp` nanoseconds (None: now)."""
+        if self.skips():
+            return
         try:
             sequence, _, values = self.fields.row(found)
         except BadPayload as bad:
@@ -62,6 +66,13 @@ class Talk:
         self.told += 1
         self.problem = ""
         os.eventfd_write(self.event, 1)
+
+    def skips(self) -> bool:
+        """Tell whether there is no room for a sample, and count that it is left out."""
+        if not self._blocks or len(self.rows) < self._rows_max:
+            return False
+        self.faults.note(SKIPPED, f"{self._rows_max} samples wait")
+        return True
 
     def fault(self, kind: str, words: str) -> None:
         """Count what became no sample; until the next sample comes it is the source's problem, too."""
@@ -93,7 +104,8 @@ class OutsideSource:
         self.columns = fields.columns
         self._name, self._work = name, work
         self._arrivals = Arrivals(self.columns, fields.dtypes, start_sequence, rows_max=rows_max)
-        self._talk = Talk(fields, rows_max)
+        self._blocks = config.overflow == "block"
+        self._talk = Talk(fields, rows_max, blocks=self._blocks)
         self._backoff = Backoff(*again_seconds)
         self._seen = 0
         self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
@@ -107,7 +119,12 @@ class OutsideSource:
     @property
     def rejected(self) -> int:
         """How many answers became no sample."""
-        return self.faults.total() - self.faults[DISCONNECTED]
+        return self.faults.total() - self.faults[DISCONNECTED] - self.faults[SKIPPED]
+
+    @property
+    def pending(self) -> int:
+        """How many samples wait to be taken."""
+        return self._arrivals.rows
 
     @property
     def problem(self) -> str:
@@ -117,7 +134,9 @@ class OutsideSource:
 
     def interest(self) -> Interest:
         """Return the descriptor that tells of samples; see `edge_agent.runtime.sources.Source`."""
-        return self._talk.event, select.POLLIN, None
+        if self._blocks and self._arrivals.full:
+            return -1, 0, None
+        return self._talk.event, select.POLLIN, 0.0 if self._blocks and self._talk.rows else None
 
     def handle(self, events: int, now: float) -> None:
         """Take over what the thread has handed over."""
@@ -125,9 +144,11 @@ class OutsideSource:
             os.eventfd_read(self._talk.event)
         rows, got = self._talk.rows, 0
         told = self._talk.told
-        while rows:
+        while rows and not (self._blocks and self._arrivals.full):
             self._arrivals.add(rows.popleft())
             got += 1
+        if self._blocks:
+            return
         lost = max(0, told - self._seen - got) + self._arrivals.forget_oldest()
         self._seen = max(told, self._seen + got)
         if lost:
@@ -192,7 +213,8 @@ def polling(config: Polled, connect: Callable[[], Poll]) -> Work:
             due = time.monotonic()
             while not talk.stopping.wait(max(0.0, due - time.monotonic())):
                 try:
-                    talk.tell(peer.read())
+                    if not talk.skips():
+                        talk.tell(peer.read())
                 except BadPayload as bad:
                     talk.fault(bad.kind, str(bad))
                 due = max(due + 1.0 / config.rate_hz, time.monotonic())

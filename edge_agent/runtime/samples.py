@@ -70,6 +70,13 @@ class Samples:
         self.timestamps.append(timestamp)
         self.values.extend(values)
 
+    def extend(self, more: Samples) -> None:
+        """Add samples of the same columns from the same source."""
+        self.sequences.extend(more.sequences)
+        self.timestamps.extend(more.timestamps)
+        self.values.extend(more.values)
+        self.marks.extend(more.marks)
+
     def part(self, start: int, stop: int) -> Samples:
         """Return rows `start` to `stop` (exclusive) as a copy."""
         width = len(self.columns)

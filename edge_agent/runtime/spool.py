@@ -17,17 +17,14 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge_agent.contract.messages import OutputMessage
 from edge_agent.runtime.interest import Interest
+from edge_agent.runtime.ports import Sink
 from edge_agent.runtime.samples import Faults
 from edge_agent.runtime.spool_log import SpoolLog
-
-if TYPE_CHECKING:
-    from edge_agent.runtime.sinks import Sink
 
 __all__ = ["SpoolSink"]
 

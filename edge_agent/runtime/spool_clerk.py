@@ -1,7 +1,7 @@
 """Does for an input spool what touches the disk, on a thread of its own, one order after the other.
 
-Orders and answers are values: `obey` turns one into the other, and the thread does nothing else. An order that the disk
-refuses is answered with `Failed` and has changed nothing.
+`obey` turns an order into an answer (see `spool_orders`), and the thread does nothing else. An order that the disk refuses
+is answered with `Failed` and has changed nothing.
 """
 
 from __future__ import annotations
@@ -9,104 +9,28 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol
 
-from edge_agent.runtime.input_spool import Chunk, InputSpool
+from edge_agent.runtime.input_spool import InputSpool
+from edge_agent.runtime.spool_orders import (
+    Answer,
+    Clear,
+    Cleared,
+    Failed,
+    Finish,
+    Finished,
+    Found,
+    Order,
+    Read,
+    Trim,
+    Trimmed,
+    Write,
+    Wrote,
+)
 
-__all__ = [
-    "Answer",
-    "Clear",
-    "Cleared",
-    "Clerk",
-    "Desk",
-    "Failed",
-    "Finish",
-    "Finished",
-    "Found",
-    "Order",
-    "Read",
-    "Trim",
-    "Trimmed",
-    "Write",
-    "Wrote",
-    "obey",
-]
+__all__ = ["Clerk", "Desk", "obey"]
 
 log = logging.getLogger(__name__)
-
-
-class Write(NamedTuple):
-    """Write rows behind those on disk, and sync them."""
-
-    chunks: Sequence[Chunk]
-
-
-class Read(NamedTuple):
-    """Read rows from `number` on."""
-
-    number: int
-
-
-class Finish(NamedTuple):
-    """Everything below `number` is done with."""
-
-    number: int
-
-
-class Clear(NamedTuple):
-    """Everything is done with."""
-
-
-class Trim(NamedTuple):
-    """Drop the oldest file without rows below `given`."""
-
-    given: int
-
-
-class Wrote(NamedTuple):
-    """Rows below `end` are on disk and synced; `size` bytes are used."""
-
-    end: int
-    size: int
-
-
-class Found(NamedTuple):
-    """What was read from `number` on: there is nothing else before the last of `chunks`, or before `end`."""
-
-    number: int
-    end: int
-    chunks: list[Chunk]
-
-
-class Finished(NamedTuple):
-    """It is noted that everything below `number` is done with; `size` bytes are used."""
-
-    number: int
-    size: int
-
-
-class Cleared(NamedTuple):
-    """The disk holds nothing any more."""
-
-
-class Trimmed(NamedTuple):
-    """Rows `start` to `end` (exclusive) were dropped; `size` bytes are used."""
-
-    start: int
-    end: int
-    size: int
-
-
-class Failed(NamedTuple):
-    """The disk refuses an order, for what reason."""
-
-    order: Order
-    words: str
-
-
-Order: TypeAlias = "Write | Read | Finish | Clear | Trim"
-Answer: TypeAlias = "Wrote | Found | Finished | Cleared | Trimmed | Failed"
 
 
 def obey(spool: InputSpool, order: Order) -> Answer:

@@ -78,6 +78,11 @@ class StreamSource:
         self._tend_at: float | None = None
 
     @property
+    def pending(self) -> int:
+        """How many samples wait to be taken."""
+        return self._arrivals.rows
+
+    @property
     def rejected(self) -> int:
         """How many lines or records became no sample."""
         return self.faults.total() - self.faults[DISCONNECTED]

@@ -8,20 +8,21 @@ own code rests for a while and is tried again, and the others go on.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
 import select
 import threading
 import time
-from collections.abc import Callable, Container, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
+from edge_agent.runtime.chatter import Chatter
 from edge_agent.runtime.crew import Plan
 from edge_agent.runtime.lane import Lane
 from edge_agent.runtime.member import Member
-from edge_agent.runtime.sinks import Sink
-from edge_agent.runtime.sources import Source
+from edge_agent.runtime.ports import Sink, Source
 
 __all__ = ["Supervisor"]
 
@@ -32,6 +33,8 @@ DRAIN_SECONDS = 1.0
 DRAIN_TURN_SECONDS = 0.02
 REST_SECONDS = 1.0
 T = TypeVar("T")
+Owner: TypeAlias = "Member | Source | Sink"
+Due: TypeAlias = "tuple[int, float, Lane, Source | Sink]"
 
 
 class Supervisor:
@@ -45,6 +48,9 @@ class Supervisor:
         self._stopping = threading.Event()
         self._poll = select.poll()
         self._registered: dict[int, int] = {}
+        self._chatter = Chatter()
+        for lane in self.lanes.values():
+            lane.crew.listen(functools.partial(self._chatter.voice, lane.slot))
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self.failure: BaseException | None = None
         self.beat = time.monotonic()
@@ -53,6 +59,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start moving frames."""
+        self._chatter.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,6 +68,8 @@ class Supervisor:
         self._nudge()
         if self._thread.ident is not None:
             self._thread.join(DRAIN_SECONDS + CLOSE_SECONDS + 2.0)
+        if not self._thread.is_alive():
+            self._chatter.stop()
         if not self._thread.is_alive() and self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
@@ -138,23 +147,25 @@ class Supervisor:
         self.beat = now
         for lane in self._awake(now):
             self._try(lane, now, lane.pump, now)
-        owners, deadline = self._interests(now)
+        owners, due, deadline = self._interests(now)
         wait = min(max(deadline - time.monotonic(), 0.0), longest)
         # poll() counts in whole milliseconds: rounding up a deadline beats spinning on it.
         ready = dict(self._poll.poll(int(wait * 1000) + (wait > 0)))
         now = time.monotonic()
         if ready.pop(self._wake, 0):
             os.eventfd_read(self._wake)
-        self._obey(now)
+            self._obey(now)
         for descriptor, events in ready.items():
-            if descriptor in owners:
-                lane, owner = owners[descriptor]
-                if isinstance(owner, Member):
-                    self._try(lane, now, lane.hear, owner, now)
-                else:
-                    self._try(lane, now, owner.handle, events, now)
-        for lane in self._awake(now):
-            self._try(lane, now, _handle_due, lane, ready.keys(), now)
+            lane, owner = owners[descriptor]
+            if isinstance(owner, Member):
+                self._try(lane, now, lane.hear, owner, now)
+            elif owner is lane.source:
+                self._try(lane, now, lane.arrived, events, now)
+            else:
+                self._try(lane, now, owner.handle, events, now)
+        for descriptor, at, lane, end in due:
+            if at <= now and descriptor not in ready and not self._rests(lane, now):
+                self._try(lane, now, end.handle, 0, now)
 
     def _obey(self, now: float) -> None:
         while True:
@@ -164,8 +175,11 @@ class Supervisor:
                 return
             self._try(lane, now, act, lane, what, now)
 
+    def _rests(self, lane: Lane, now: float) -> bool:
+        return bool(self._resting) and self._resting.get(lane.slot, 0.0) > now
+
     def _awake(self, now: float) -> list[Lane]:
-        return [lane for lane in self.lanes.values() if self._resting.get(lane.slot, 0.0) <= now]
+        return [lane for lane in self.lanes.values() if not self._rests(lane, now)]
 
     def _try(self, lane: Lane, now: float, act: Callable[..., T], *arguments: Any) -> T | None:
         """Do something for one lane; what it raises, against its promises, costs this lane a rest and no other."""
@@ -177,25 +191,40 @@ class Supervisor:
             self._resting[lane.slot] = now + REST_SECONDS
             return None
 
-    def _interests(self, now: float) -> tuple[dict[int, tuple[Lane, Member | Source | Sink]], float]:
-        """Bring poll's registrations up to date; return who owns each descriptor, and the nearest deadline."""
-        owners: dict[int, tuple[Lane, Member | Source | Sink]] = {}
+    def _interests(self, now: float) -> tuple[dict[int, tuple[Lane, Owner]], list[Due], float]:
+        """Bring poll's registrations up to date; return who owns each descriptor, who is due when, and who first."""
+        owners: dict[int, tuple[Lane, Owner]] = {}
         wanted: dict[int, int] = {}
+        due: list[Due] = []
         deadline = min([now + POLL_SECONDS_MAX, *(end for end in self._resting.values() if end > now)])
         for lane in self._awake(now):
-            for descriptor, events, due, owner in self._try(lane, now, _interests_of, lane, now) or ():
+            found = self._try(lane, now, lane.interests, now)
+            if found is None:
+                continue
+            ends, members, wake_at = found
+            for (descriptor, events, at), end in ends:
                 if descriptor >= 0:
-                    owners[descriptor], wanted[descriptor] = (lane, owner), events
-                if due is not None:
-                    deadline = min(deadline, due)
+                    owners[descriptor], wanted[descriptor] = (lane, end), events
+                if at is not None:
+                    due.append((descriptor, at, lane, end))
+                    deadline = min(deadline, at)
+            for descriptor, member in members.items():
+                owners[descriptor], wanted[descriptor] = (lane, member), select.POLLIN
+            if wake_at is not None:
+                deadline = min(deadline, wake_at)
+        if wanted != self._registered:
+            self._register(wanted)
+        return owners, due, deadline
+
+    def _register(self, wanted: dict[int, int]) -> None:
+        """Tell poll() what changed. It knows numbers, not files: one that was closed and reused needs no word."""
         for descriptor in self._registered.keys() - wanted.keys():
-            with contextlib.suppress(KeyError, OSError):
+            with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)
         for descriptor, events in wanted.items():
-            # A number may have been closed and reused since the last turn: register anew, changed or not.
-            self._poll.register(descriptor, events)
+            if self._registered.get(descriptor) != events:
+                self._poll.register(descriptor, events)
         self._registered = wanted
-        return owners, deadline
 
     def _close(self) -> None:
         now = time.monotonic()
@@ -209,18 +238,3 @@ class Supervisor:
         for lane in self.lanes.values():
             self._try(lane, now, lane.source.close)
             self._try(lane, now, lane.sink.close)
-
-
-def _interests_of(lane: Lane, now: float) -> list[tuple[int, int, float | None, Member | Source | Sink]]:
-    ends: tuple[Source | Sink, ...] = (lane.source, lane.sink)
-    found: list[tuple[int, int, float | None, Member | Source | Sink]] = [(*end.interest(), end) for end in ends]
-    found += [(number, select.POLLIN, None, one) for number, one in lane.crew.by_descriptor().items()]
-    return [*found, (-1, 0, lane.wake_at(now), lane.sink)]
-
-
-def _handle_due(lane: Lane, ready: Container[int], now: float) -> None:
-    ends: tuple[Source | Sink, ...] = (lane.source, lane.sink)
-    for end in ends:
-        descriptor, _, due = end.interest()
-        if due is not None and due <= now and descriptor not in ready:
-            end.handle(0, now)

@@ -58,6 +58,8 @@ Part: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[float]"
 STATES_BYTES_MAX = 1 << 20  # of all stages of a release together
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024  # as much as the sandbox lets a worker write
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+_CUT = socket.MSG_TRUNC | socket.MSG_CTRUNC
+_NOTHING: array[int] = array("i")
 
 
 class Kind(enum.IntEnum):
@@ -86,6 +88,12 @@ class Flag(enum.IntFlag):
     MEMFD = 2
     WARM = 4
     CELLS = 8
+
+
+# Looking a flag up takes a tenth of the time of making or combining one; every frame and every result has some.
+_KINDS = {int(kind): kind for kind in Kind}
+_FLAGS = {number: Flag(number) for number in range(16)}
+_MEMFD = int(Flag.MEMFD)
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -171,15 +179,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def send(sock: socket.socket, header: Header, *parts: Part) -> None:
     """Send one message; `parts` are concatenated into the payload. Raises `OSError` (also `BlockingIOError`)."""
-    size = sum(memoryview(part).nbytes for part in parts)
-    flags = header.flags
+    size = sum([memoryview(part).nbytes for part in parts])
+    numbers = header.invalid, header.batch, header.rows, header.columns
     if size <= INLINE_BYTES:
-        head = HEADER.pack(MAGIC, header.kind, flags, header.invalid, header.batch, header.rows, header.columns)
-        sock.sendmsg((head, *parts))
+        sock.sendmsg((HEADER.pack(MAGIC, header.kind, header.flags, *numbers), *parts))
         return
-    head = HEADER.pack(
-        MAGIC, header.kind, flags | Flag.MEMFD, header.invalid, header.batch, header.rows, header.columns
-    )
+    head = HEADER.pack(MAGIC, header.kind, header.flags | Flag.MEMFD, *numbers)
     memory = os.memfd_create("frame", os.MFD_CLOEXEC)
     try:
         for part in parts:
@@ -199,26 +204,33 @@ def receive(sock: socket.socket, buffer: bytearray) -> tuple[Header, memoryview]
     call. Raises `ValueError` for anything that is not one of our messages, `BlockingIOError` when nothing waits.
     """
     size, ancillary, flags, _ = sock.recvmsg_into([buffer], ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-    passed = array("i")  # alignment makes room for a second one: every one received must be closed
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            passed.frombytes(data[: len(data) // passed.itemsize * passed.itemsize])
+    passed = _passed(ancillary) if ancillary else _NOTHING
     try:
         if size == 0:
             return None
-        if size < HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if size < HEADER.size or flags & _CUT:
             raise ValueError(f"message of {size} bytes is truncated or too short")
         magic, kind, flag, invalid, batch, rows, columns = HEADER.unpack_from(buffer)
         if magic != MAGIC:
             raise ValueError(f"message starts with {magic:#x}, not {MAGIC:#x}")
-        header = Header(Kind(kind), Flag(flag), batch, rows, columns, invalid)
+        known = _FLAGS[flag] if flag in _FLAGS else Flag(flag)
+        header = Header(_KINDS.get(kind) or Kind(kind), known, batch, rows, columns, invalid)
         payload = memoryview(buffer)[HEADER.size : size]
-        if header.flags & Flag.MEMFD:
+        if flag & _MEMFD:
             payload = _read(passed, int.from_bytes(payload[:8], "little"))
         return header, payload
     finally:
         for descriptor in passed:
             os.close(descriptor)
+
+
+def _passed(ancillary: list[tuple[int, int, bytes]]) -> array[int]:
+    """Return the descriptors that came along: alignment makes room for a second one, and every one must be closed."""
+    passed = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            passed.frombytes(data[: len(data) // passed.itemsize * passed.itemsize])
+    return passed
 
 
 def _read(passed: array[int], size: int) -> memoryview:

@@ -208,7 +208,7 @@ WRONG = [
         "unknown sink",
         'sink = "sqlite"',
         'sink = "mysql"',
-        "output.sink: 'mysql' is not one of command, http, jsonl, mqtt, sqlite",
+        "output.sink: 'mysql' is not one of answer, command, http, jsonl, mqtt, sqlite",
     ),
     ("sink type", 'sink = "sqlite"', "sink = 1", "output.sink: expected a string, got the number 1"),
     ("table name", 'path = "out.db"', 'path = "out.db"\ntable = "a-b"', "output.table: 'a-b' cannot name a table"),

@@ -114,6 +114,6 @@ def test_signing_in_the_agent_process_imports_no_cryptography(issued: Issued) ->
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout == "[]\n", done.stderr

@@ -116,7 +116,7 @@ def test_it_prints_one_json_object(releases: Releases, tmp_path: Path, broken: b
 
 def run(directory: Path, *arguments: str, flags: tuple[str, ...] = ("-I",), **environment: str) -> dict[str, Any]:
     command = [sys.executable, *flags, "-m", "edge_agent.rehearsal", str(directory), *arguments]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["python"] == platform.python_version()
     return found

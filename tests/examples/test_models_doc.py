@@ -128,7 +128,7 @@ def test_the_command_line_takes_the_page_too(desk: Path, tmp_path: Path) -> None
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PAGE.parents[1]), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "network.py" in done.stdout

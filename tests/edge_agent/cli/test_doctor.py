@@ -66,8 +66,8 @@ def last(config: Path) -> tuple[str, str, str, str]:
 
 def say(url: str, topic: str) -> None:
     with Client(url, "publisher", clean_start=True) as client:
-        client.wait_connected(5.0)
-        client.publish(topic, b"trust", retain=True).wait(5.0)
+        client.wait_connected(30)
+        client.publish(topic, b"trust", retain=True).wait(30)
 
 
 def test_all_is_well(configure: Configure, broker: Mosquitto) -> None:

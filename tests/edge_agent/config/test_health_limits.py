@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.config import load
 from edge_agent.config.health_limits import health_faults, incident_faults, tightened
-from edge_agent.config.sections import HealthLimits, IncidentLimits
+from edge_agent.config.limits import HealthLimits, IncidentLimits
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import HealthPolicy
 from tests.edge_agent.test_incidents import CONFIG

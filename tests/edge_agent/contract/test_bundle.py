@@ -166,7 +166,7 @@ def test_every_interpreter_and_hash_seed_builds_the_same_bytes(python: str, seed
         env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout.strip() == GOLDEN, done.stderr
 

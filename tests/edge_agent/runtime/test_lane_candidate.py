@@ -69,7 +69,7 @@ def test_a_bad_candidate_is_condemned_and_the_stream_does_not_notice(
     assert notice.reason is not None
     assert (notice.key, notice.reason.code, notice.reason.blame) == (2, code, Blame.RELEASE)
     assert words in notice.reason.message
-    assert ("acting.py" in notice.traceback) == (how in TRACED)
+    assert ("acting.py" in notice.traceback.partition("no traceback")[0]) == (how in TRACED)
     assert slot.numbers == list(range(fed))
     assert {message.release for message in slot.sink.messages} == {"act@1"}
     assert slot.lane.counters["crashes"] == 0

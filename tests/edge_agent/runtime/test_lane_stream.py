@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -291,11 +292,12 @@ def test_tunables_reach_the_filter(slot: Slot, releases: Releases) -> None:
 
 
 def test_cleanup_runs_once_in_every_worker_that_is_let_go(
-    slot: Slot, releases: Releases, capfd: pytest.CaptureFixture[str]
+    slot: Slot, releases: Releases, caplog: pytest.LogCaptureFixture
 ) -> None:
     def traces() -> list[str]:
-        return [line for line in capfd.readouterr().err.splitlines() if line.startswith("trace: ")]
+        return [line.partition(": ")[2] for line in caplog.messages if ": trace: " in line]
 
+    caplog.set_level(logging.INFO)
     slot.run(releases.act(1, note="trace"))
     first = slot.active_pid
     slot.run(releases.act(2, note="trace"))
@@ -303,4 +305,4 @@ def test_cleanup_runs_once_in_every_worker_that_is_let_go(
     assert traces() == [f"trace: cleanup {first}"]
     second = slot.active_pid
     slot.supervisor.stop()
-    assert traces() == [f"trace: cleanup {second}"]
+    assert traces() == [f"trace: cleanup {first}", f"trace: cleanup {second}"]

@@ -32,7 +32,7 @@ class Forged:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ends: list[socket.socket] = []
 
-        def spawn(sock: socket.socket, program: object) -> int:
+        def spawn(sock: socket.socket, program: object, printed: int) -> int:
             ends.append(sock.dup())
             return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 
@@ -274,7 +274,7 @@ def plan(key: int, history: int = 0, **health: Any) -> Plan:
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     ends: list[socket.socket] = []
 
-    def spawn(sock: socket.socket, program: object) -> int:
+    def spawn(sock: socket.socket, program: object, printed: int) -> int:
         ends.append(sock.dup())
         return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 

@@ -199,7 +199,7 @@ def test_a_broker_restart_in_the_middle_loses_and_repeats_nothing(numbered: bool
         assert list(rest.values[::2]) == [float(number) for number in range(10, 30)]
         source.acknowledge(24)
         # What is left unacknowledged would come again to a new connection of the same session.
-        pump(source, until=lambda: source.repeats >= 11, seconds=5)
+        pump(source, until=lambda: source.repeats >= 11)
         source.close()
         again = open_source(broker, sequence="n" if numbered else "")
         peer.publish("in/a", payload(30))
@@ -305,7 +305,7 @@ def test_a_frozen_broker_is_noticed_by_its_silence() -> None:
     with Mosquitto() as broker:
         source = open_source(broker, keep_alive_seconds=1)
         broker.freeze()
-        pump(source, until=lambda: "silent" in source.problem, seconds=5)
+        pump(source, until=lambda: "silent" in source.problem)
         broker.thaw()
         pump(source, until=lambda: not source.problem)
         source.close()
@@ -313,11 +313,11 @@ def test_a_frozen_broker_is_noticed_by_its_silence() -> None:
 
 def test_a_source_that_does_not_read_keeps_its_connection() -> None:
     with Mosquitto() as broker, Peer(broker.port) as peer:
-        source = open_source(broker, keep_alive_seconds=1, pending_rows_max=1)
+        source = open_source(broker, keep_alive_seconds=2, pending_rows_max=1)
         peer.publish_all("in/a", [payload(number) for number in range(3)])
         pump(source, until=lambda: source.pending)
         opened = source._connection.opened
-        until = time.monotonic() + 2.5  # the broker gives up after 1.5 keep-alive intervals
+        until = time.monotonic() + 4.0  # the broker gives up after 1.5 keep-alive intervals
         pump(source, until=lambda: time.monotonic() > until)
         assert source._connection.opened == opened
         assert take_all(source, 3) == [0, 1, 2]

@@ -57,7 +57,7 @@ def scripted(*answers: bytes, close: bool = False) -> Iterator[str]:
         finally:
             stop.set()
             server.shutdown(socket.SHUT_RDWR)
-    thread.join(6)
+    thread.join(30)
 
 
 REFUSED_SUBSCRIPTION = mqtt5.SubAckPacket(1, [mqtt5.SubAckReasonCode.NOT_AUTHORIZED]).write()

@@ -20,7 +20,7 @@ from edge_agent.runtime.limits import LAYERS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux only")
 ROOT = Path(__file__).resolve().parents[3]
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 PRELUDE = """
 import ctypes, errno, json, os, resource, sys
 from edge_agent.runtime.sandbox import Limits, apply

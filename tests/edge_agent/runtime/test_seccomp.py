@@ -208,7 +208,7 @@ if os.uname().machine == "x86_64":
     found["i386"] = call()
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     if os.uname().machine == "x86_64":

@@ -101,7 +101,7 @@ def test_room_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_table, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(output_table, "BUSY_SECONDS", 1.0)
     path = tmp_path / "out.db"
     filled(path, [output(0)]).close()
     blocker = sqlite3.connect(path, isolation_level=None)
@@ -109,7 +109,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     sink = SqliteSink(SqliteOutput(path=path))
     started = time.monotonic()
     sink.write([output(1), output(2)])
-    assert time.monotonic() - started < 0.05  # the caller never waits for the disk
+    assert time.monotonic() - started < 1.0  # the caller never waits for the disk
     pump(sink, until=lambda: "locked" in sink.problem)
     assert sink.confirmed == 0
     blocker.execute("ROLLBACK")
@@ -162,7 +162,7 @@ def test_what_is_no_output_table_is_named_and_left_alone(tmp_path: Path, prepare
     assert sink.confirmed == 0
     started = time.monotonic()
     sink.close()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 def test_closing_writes_what_waits(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.runtime import trail as room
+from edge_agent.runtime.records import encode
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.trail import AREA_BYTES_MAX, Trail
 
@@ -174,7 +175,7 @@ def test_a_record_lost_in_the_middle_does_not_come_back_when_others_fill_its_pla
     written(tmp_path, 20)
     path = tmp_path / "slot.trail"
     data = bytearray(path.read_bytes())
-    size = len(room._record(samples(0, marks=True), 0))
+    size = len(encode(samples(0, marks=True), 0))
     data[4096 + 10 * size + 40] ^= 1
     path.write_bytes(data)
     trail = opened(tmp_path)

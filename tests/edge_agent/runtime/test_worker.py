@@ -259,7 +259,7 @@ def test_main_serves_descriptor_three(
         monkeypatch.setattr(worker, "SOCKET_FD", theirs.detach())
         monkeypatch.setattr("edge_agent.runtime.sandbox.apply", lambda limits: {"parent": str(limits.parent)})
         monkeypatch.setattr("sys.argv", ["worker", "123"])
-        monkeypatch.setattr(Worker, "serve", lambda self, applied: act())
+        monkeypatch.setattr(Worker, "serve", lambda self, applied, imports: act())
         monkeypatch.setattr(os, "_exit", lambda status: (_ for _ in ()).throw(SystemExit(status)))
         if expected is None:
             worker.main()

@@ -1,0 +1,84 @@
+"""When a batch begins, and when a source is let alone: larger batches cost less for each message.
+
+While a batch is in flight, what comes waits where it is (in the kernel, mostly) and forms the next one; with a linger,
+a batch also waits until its oldest sample is `seconds` old or it is full. A source is never let alone for longer than
+`NAP_SECONDS`, so that its queue, and what is done when that is full, stay its own. Times are monotonic seconds.
+
+How old a sample is counts from when it was first seen, or from the end of the batch that was in flight when it came: a
+linger adds no more than `seconds` to what a sample waits anyway. After a batch that took longer than that the next one
+begins at once.
+"""
+
+from __future__ import annotations
+
+__all__ = ["NAP_SECONDS", "Linger"]
+
+NAP_SECONDS = 0.002
+
+
+class Linger:
+    """The waiting of one slot; `seconds` is 0 for none."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self._since: float | None = None
+        self._until = 0.0
+        self._looking = False
+
+    def sent(self, now: float) -> None:
+        """A batch is in flight from now on."""
+        self._since, self._looking = now, False
+        self.rest(now)
+
+    def rest(self, now: float) -> None:
+        """Let the source alone for a moment: a batch is in flight, and what comes cannot begin before that is done."""
+        self._until = now + NAP_SECONDS
+
+    def ended(self, now: float) -> None:
+        """The batch is done with."""
+        self._until = 0.0
+        if self.seconds and self._since is not None:
+            self._nap(self._since if now - self._since >= self.seconds else now, now)
+
+    def resting(self, now: float) -> bool:
+        """Tell whether the source is let alone."""
+        return now < self._until
+
+    def puts_off(self, now: float) -> bool:
+        """Tell whether reading what has just come is put off, so that more comes with it."""
+        if not self.seconds or self._since is not None:
+            return False
+        self._nap(now, now)
+        return True
+
+    def waits(self, now: float) -> bool:
+        """Tell whether nothing begins now: during a nap, and after it until the source has been looked at."""
+        if self._until:
+            self._looking = now >= self._until
+            if self._looking:
+                self._until = 0.0
+            return True
+        self._looking = False
+        return False
+
+    def begins(self, rows: int, most: int, now: float) -> bool:
+        """Tell whether a batch of the `rows` that wait begins now; `most` are a full one."""
+        if not self.seconds or rows >= most:
+            return rows > 0
+        if rows == 0:
+            self._since = None
+            return False
+        since = now if self._since is None else self._since
+        if now >= since + self.seconds:
+            return True
+        self._nap(since, now)
+        return False
+
+    def wake_at(self, now: float) -> float | None:
+        """Return when somebody must look again, None when only something new matters."""
+        if self._looking:
+            return now
+        return self._until if self._until > now else None
+
+    def _nap(self, since: float, now: float) -> None:
+        self._since, self._until = since, min(since + self.seconds, now + NAP_SECONDS)
