@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from zlib import crc32
 
 import mqtt5
 
 from edge_agent.config import Broker, MqttInput
+from edge_agent.runtime.answered import Answered
 from edge_agent.runtime.decode import Layout
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.mqtt_stream import KEEP_ALIVE_SECONDS, Connection
@@ -34,7 +35,6 @@ __all__ = ["PENDING_BYTES_MAX", "PENDING_ROWS_MAX", "MqttSource"]
 PENDING_ROWS_MAX = 4096
 PENDING_BYTES_MAX = 4 << 20  # of texts and the like, beside what one read brings
 SESSION_SECONDS = 24 * 3600
-ANSWERED_MAX = 16_384
 
 
 class _Held:
@@ -92,10 +92,9 @@ class MqttSource:
         self._held: deque[_Held] = deque()
         self._awaited: dict[int, _Held] = {}
         self._expected: deque[_Held] = deque()  # the same in order, until the first message that is none of them
-        self._answered: OrderedDict[int, int] = OrderedDict()
-        for known in answered[-ANSWERED_MAX:]:
-            self._answered[known & 0xFFFF] = known >> 16
-            self._answered.move_to_end(known & 0xFFFF)
+        self._answered = Answered()
+        for known in answered:
+            self._answered.add(known & 0xFFFF, known >> 16)
 
     @property
     def rejected(self) -> int:
@@ -205,7 +204,7 @@ class MqttSource:
         if held is not None and held.content == content:
             del self._awaited[packet_id]
             held.opened = self._opened
-        elif self._answered.get(packet_id) == content:
+        elif self._answered.has(packet_id, content):
             self._connection.send(mqtt5.PubAckPacket(packet_id).write())
         else:
             return False
@@ -219,7 +218,7 @@ class MqttSource:
             held = self._expected.popleft()
             self._awaited.pop(held.packet_id, None)
             held.packet_id, held.opened = packet_id, self._opened
-        elif content in self._answered.values():
+        elif self._answered.has_content(content):
             self._connection.send(mqtt5.PubAckPacket(packet_id).write())
         else:
             self._expected.clear()
@@ -242,10 +241,7 @@ class MqttSource:
             if message.opened == self._opened:
                 self._connection.send(mqtt5.PubAckPacket(message.packet_id).write())
             self._awaited.pop(message.packet_id, None)
-            self._answered[message.packet_id] = message.content
-            self._answered.move_to_end(message.packet_id)
-            if len(self._answered) > ANSWERED_MAX:
-                self._answered.popitem(last=False)
+            self._answered.add(message.packet_id, message.content)
 
     def _resume(self) -> None:
         """Look at a fresh connection: what will be sent again, or never again."""
