@@ -145,9 +145,11 @@ class Conversation:
         if response.close:
             headers.append(("connection", "close"))
         reason = _REASONS.get(response.status, "").encode()
+        # Who asks for the head alone gets the length of a body that does not follow.
+        body = b"" if self._head is not None and self._head.method == b"HEAD" else response.body
         parts = [
             self._http.send(h11.Response(status_code=response.status, headers=headers, reason=reason)),
-            self._http.send(h11.Data(data=response.body)),
+            self._http.send(h11.Data(data=body)),
             self._http.send(h11.EndOfMessage()),
         ]
         data = b"".join(part for part in parts if part)

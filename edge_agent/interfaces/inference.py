@@ -208,8 +208,11 @@ class Inference:
         before, seen = self._seen.get(name, ("", {}))
         if before != release:
             seen = {}
-        if results and results[0].values.keys() - seen.keys():
-            seen = {column: datatype_of([results[0].values[column]]) for column in results[0].values}
+        values = results[0].values if results else {}
+        if values.keys() - seen.keys():
+            # What is None may have been a number: a later answer tells.
+            new = {column: datatype_of([cell]) for column, cell in values.items() if cell is not None}
+            seen = new | {column: datatype for column, datatype in seen.items() if column in values}
         self._seen[name] = release, seen
         return seen
 

@@ -78,10 +78,19 @@ class _Client:
 
 
 class Listener:
-    """Listens at `address`. Raises `ConfigError` when it is taken."""
+    """Listens at `address`. Raises `ConfigError` when it is taken.
 
-    def __init__(self, address: Address, handler: Handler, limits: Limits | None = None) -> None:
-        self._handler, self._limits = handler, limits or Limits()
+    `refused` hears the status of every answer that is the listener's own, since what came never was a request.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        handler: Handler,
+        limits: Limits | None = None,
+        refused: Callable[[int], None] = lambda status: None,
+    ) -> None:
+        self._handler, self._limits, self._refused = handler, limits or Limits(), refused
         self._address, self._sock = address, address.bind()
         self.place = address.place(self._sock)
         """Where it listens, for people: a URL, or the path of a socket."""
@@ -146,6 +155,7 @@ class Listener:
             try:
                 act(client, *arguments)
             except Broken as broken:
+                self._refused(broken.response.status)
                 self._respond(client, broken.response)
         except OSError:
             self._drop(client)
@@ -164,6 +174,7 @@ class Listener:
         if len(self._clients) >= self._limits.connections and not self._make_room():
             with sock, contextlib.suppress(OSError):
                 refusal = error(503, f"{self._limits.connections} clients are connected: try again in a moment")
+                self._refused(refusal.status)
                 sock.send(Conversation().respond(refusal._replace(close=True))[0])
             return
         if sock.family != socket.AF_UNIX:
@@ -259,7 +270,6 @@ class Listener:
             except BlockingIOError:
                 break
             del client.out[:sent]
-            client.due = time.monotonic() + self._limits.response_seconds
         if not client.out and client.ending and not client.lingering:
             # What it still sends is read and thrown away: a close would reset what it has not read yet.
             client.lingering, client.due = True, time.monotonic() + self._limits.linger_seconds

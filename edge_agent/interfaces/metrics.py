@@ -139,9 +139,9 @@ def _slot(found: Exposition, slot: Mapping[str, Any], lane: Lane) -> None:
     found.gauge("fieldcast_probation", words, int(lane.mode is not Mode.IDLE), slot=name)
     for key, words in (("stuck", "every permitted release is condemned here"), ("held", "an operator holds updates")):
         found.gauge(f"fieldcast_slot_{key}", f"Whether {words}.", int(bool(slot.get(key))), slot=name)
-    words = "Failures of releases that were kept as incidents."
-    found.counter("fieldcast_incidents_total", words, slot.get("incident", 0), slot=name)
-    if slot.get("input_spooled"):
+    words = "Number of the slot's newest incident, as the device counts them; 0 for none."
+    found.gauge("fieldcast_incident_newest", words, slot.get("incident", 0), slot=name)
+    if "input_spooled" in slot:
         words = "Samples that wait on disk to be taken."
         found.gauge("fieldcast_spooled_samples", words, slot["input_spooled"], slot=name)
     counters = dict(slot.get("counters", {}))

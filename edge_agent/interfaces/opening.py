@@ -73,4 +73,4 @@ def _listener(config: Config, lanes: Mapping[str, Lane], ask: AskStatus) -> List
         answered[status] += 1
 
     address = parse_address(config.interfaces.listen, config.path.parent)
-    return Listener(address, Front(rooms, told).handle)
+    return Listener(address, Front(rooms, told).handle, refused=told)

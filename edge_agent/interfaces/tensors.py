@@ -216,7 +216,8 @@ def tensors_of(
 
 
 def _tensor(name: str, cells: list[Any], empty: str) -> dict[str, Any]:
-    datatype, shape = datatype_of(cells) if cells else empty, [len(cells)]
+    known = any(cell is not None for cell in cells)
+    datatype, shape = datatype_of(cells) if known else empty, [len(cells)]
     if datatype == "BYTES":
         cells = [cell if type(cell) is str else msgspec.json.encode(cell).decode() for cell in cells]
     elif cells and type(cells[0]) is list:
@@ -228,17 +229,17 @@ def _tensor(name: str, cells: list[Any], empty: str) -> dict[str, Any]:
 def datatype_of(cells: Sequence[Any]) -> str:
     """Return the datatype of a column of results: what is neither numbers nor truth values nor texts is JSON in BYTES.
 
-    Lists of as many numbers each are rows of a tensor.
+    Lists of as many numbers each are rows of a tensor. None is a number that JSON has not: NaN or infinite.
     """
     kinds = set(map(type, cells))
     if kinds == {list}:
         numbers = {type(number) for row in cells for number in row}
-        return "FP64" if numbers <= {int, float} and len(set(map(len, cells))) == 1 else "BYTES"
+        return "FP64" if numbers <= {int, float, type(None)} and len(set(map(len, cells))) == 1 else "BYTES"
     if kinds == {bool}:
         return "BOOL"
     if kinds == {int}:
         return "INT64" if all(-(2**63) <= cell < 2**63 for cell in cells) else "FP64"
-    return "FP64" if kinds and kinds <= {int, float} else "BYTES"
+    return "FP64" if kinds & {int, float} and kinds <= {int, float, type(None)} else "BYTES"
 
 
 def _shown(name: str) -> str:

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from edge_agent.runtime.input_spool import Chunk, InputSpool
 from edge_agent.runtime.overflow import QUEUE_BYTES_MAX, Queue
+from edge_agent.runtime.runs import Gaps, Taken
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.spool_clerk import Desk
 from edge_agent.runtime.spool_orders import (
@@ -43,6 +43,7 @@ from edge_agent.runtime.spool_orders import (
     Trimmed,
     Write,
     Wrote,
+    answered,
 )
 
 __all__ = ["HOLD_SECONDS", "Detour", "State"]
@@ -84,8 +85,7 @@ class Detour:
         self._name, self._desk, self._dropped = name, desk, dropped
         self._rows_max, self._bytes_max, self._hold_seconds = rows_max, bytes_max, hold_seconds
         self._budget, self._spools = spool.bytes_max, spools
-        self.damaged = spool.lost
-        self.trouble = ""
+        self.damaged, self.trouble = spool.lost, ""
         self.given = self._loaded = self._finished = spool.done
         self.arrived = self._written = spool.end
         self._used = spool.bytes
@@ -93,8 +93,7 @@ class Detour:
         self.state = State.SPOOLING if spool.bytes else State.DIRECT
         self._retained, self._waiting, self._pending = Queue(), Queue(), Queue()
         self._writing: list[tuple[Chunk, float]] = []
-        self._passed: deque[tuple[int, int]] = deque()  # number of the first row, rows
-        self._gaps: list[tuple[int, int]] = []  # dropped from the disk, and not yet come by when reading
+        self._taken, self._gaps = Taken(), Gaps()
         self._outstanding: set[type] = set()  # kinds of orders without an answer
         self._untrimmable = -1  # where `done` was when nothing could be dropped
         self._again_at = 0.0
@@ -102,30 +101,31 @@ class Detour:
     # --- what is where ----------------------------------------------------------------------------------------------
 
     @property
+    def on_disk(self) -> bool:
+        """Whether rows have to be on disk before they are given."""
+        return self.state in (State.SPOOLING, State.LEAVING)
+
+    @property
     def done(self) -> int:
         """The number below which the lane is done with every row."""
-        return self._passed[0][0] if self._passed else self.given
+        return self._taken.start if self._taken else self.given
 
     @property
     def safe(self) -> int:
         """The number below which no row is needed from upstream any more."""
-        return max(self.done, self._written) if self._on_disk else self.done
+        return max(self.done, self._written) if self.on_disk else self.done
 
     @property
     def spooled(self) -> int:
         """How many rows are on disk and not done."""
-        return self._written - self.done if self._on_disk else 0
+        return self._written - self.done if self.on_disk else 0
 
     @property
     def room(self) -> int:
         """How many more rows may come."""
-        queues = (self._pending,) if self._on_disk else (self._retained, self._waiting, self._pending)
+        queues = (self._pending,) if self.on_disk else (self._retained, self._waiting, self._pending)
         rows = sum(one.rows for one in queues) + sum(chunk.samples.rows for chunk, _ in self._writing)
         return self._rows_max - rows if sum(one.bytes for one in queues) < self._bytes_max else 0
-
-    @property
-    def _on_disk(self) -> bool:
-        return self.state in (State.SPOOLING, State.LEAVING)
 
     @property
     def _kept(self) -> float | None:
@@ -177,20 +177,14 @@ class Detour:
         if chunk is None:
             return None
         self.given = chunk.end
-        self._passed.append((chunk.start, chunk.samples.rows))
-        if not self._on_disk:
+        self._taken.add(chunk.start, chunk.samples.rows)
+        if not self.on_disk:
             self._retained.add(Chunk(chunk.start, chunk.samples.part(0, chunk.samples.rows)), since)
         return chunk.samples
 
     def confirm(self, rows: int) -> None:
         """The oldest `rows` taken ones are safe downstream. `ValueError` if so many were not taken."""
-        while rows > 0:
-            if not self._passed:
-                raise ValueError(f"{rows} samples cannot be acknowledged: they are not taken")
-            start, here = self._passed.popleft()
-            if here > rows:
-                self._passed.appendleft((start + rows, here - rows))
-            rows -= here
+        self._taken.confirm(rows)
         self._retained.forget(self.done)
 
     # --- orders -----------------------------------------------------------------------------------------------------
@@ -270,7 +264,7 @@ class Detour:
 
     def hear(self, answer: Answer, now: float) -> None:
         """Take note of an answer."""
-        self._outstanding.discard(_ANSWERED.get(type(answer)) or type(answer.order))  # type: ignore[union-attr]
+        self._outstanding.discard(answered(answer))
         match answer:
             case Wrote(end, size):
                 self._used = size
@@ -287,6 +281,70 @@ class Detour:
                 self._go_direct()
             case Failed(order, words):
                 self._failed(order, words, now)
-        if self._on_disk and not self._waiting:
+        if self.on_disk and not self._waiting:
             self.given = max(self.given, self._loaded)
 
+    def _wrote(self, end: int, now: float) -> None:
+        self.trouble = ""
+        if self.state is State.BEGINNING:
+            log.warning("samples are spooled slot=%s rows=%d", self._name, end - self.done)
+            self.state, self._loaded, self._finished = State.SPOOLING, end, 0
+            self._retained.take_all()
+        elif self._writing and self._loaded == self._writing[0][0].start and self._waiting.rows < self._rows_max:
+            caught_up = not self._waiting
+            for chunk, _ in self._writing:
+                self._waiting.add(chunk, now)
+            self._loaded = end
+            if caught_up and self.state is State.SPOOLING:
+                self.state = State.LEAVING
+        self._writing.clear()
+        self._written = end
+
+    def _found(self, end: int, chunks: list[Chunk], now: float) -> None:
+        for chunk in chunks:
+            self._pass_by(chunk.start)
+            self._waiting.add(chunk, now)
+            self._loaded = chunk.end
+        if not chunks:
+            self._pass_by(end)
+
+    def _pass_by(self, upto: int) -> None:
+        """Go on behind the rows up to `upto` that were not read; count them, but for those that were dropped."""
+        lost = self._gaps.others(self._loaded, upto)
+        self._loaded = upto
+        if lost > 0:
+            self.damaged += lost
+            log.warning("spooled samples cannot be read slot=%s rows=%d", self._name, lost)
+
+    def _trimmed(self, start: int, end: int) -> None:
+        if start == end:
+            self._untrimmable = self.done
+            return
+        self._dropped(end - start)
+        self._waiting.remove(start, end)
+        if start <= self._loaded:
+            self._loaded = max(self._loaded, end)
+        else:
+            self._gaps.add(start, end)
+
+    def _go_direct(self) -> None:
+        if self.state is not State.DIRECT:
+            log.info("the input spool is empty slot=%s", self._name)
+        self.state = State.DIRECT
+        self._used, self._untrimmable = 0, -1
+        self._gaps.clear()
+        for chunk, at in [*self._writing, *self._pending.take_all()]:
+            self._waiting.add(chunk, at)
+        self._writing.clear()
+
+    def _failed(self, order: Order, words: str, now: float) -> None:
+        self._again_at = now + AGAIN_SECONDS
+        if not self.trouble:
+            log.warning("the input spool cannot be used slot=%s reason=%s", self._name, words)
+        self.trouble = f"input spool: {words}"
+        if isinstance(order, Clear) or (isinstance(order, Write) and self.state is State.BEGINNING):
+            self._go_direct()  # what cannot be removed is given again after a restart, under its old numbers
+        elif isinstance(order, Read):
+            self._pass_by(self._written)
+        elif isinstance(order, Trim):
+            self._untrimmable = self.done

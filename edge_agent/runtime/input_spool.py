@@ -1,7 +1,7 @@
 """Samples on disk that a slot's input brought and its queue could not hold: in order, within a budget, checksummed.
 
-It decides what of the files is to be believed and which rows of them are still to be given; not when to spool, and not
-what is dropped. It is used by one thread at a time and writes when it is told.
+It decides which rows of the files are still to be given; not when to spool, and not what is dropped. What is to be
+believed of files says `spool_files`. It is used by one thread at a time and writes when it is told.
 
 Rows are numbered over all runs. Files (`NUMBER.rows`, by the number of their first row) hold records one behind the
 other; `done` holds the number below which everything is done with. A file comes into being whole, by renaming, with all
@@ -19,14 +19,14 @@ import contextlib
 import errno
 import logging
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_agent.runtime.records import MARKS, encode, end_of, flags_of, part, records, row_of, samples_of, torn_rows
+from edge_agent.runtime import spool_files
+from edge_agent.runtime.records import MARKS, encode, end_of, flags_of, part, row_of, samples_of
 from edge_agent.runtime.samples import Samples
+from edge_agent.runtime.spool_files import HEADER_BYTES, Scan, SpoolFile
 
 __all__ = ["Chunk", "InputSpool"]
 
@@ -37,9 +37,6 @@ READ_BYTES = 256 << 10
 SEARCH_BYTES_MAX = 16 << 20  # a lane has less than that under way
 MARKS_MAX = 16_384
 FREE_BYTES_MIN = 8 << 20  # left to the rest of the device
-_HEADER = struct.Struct("<8s32sQ4xI")  # magic, layout, first row, checksum of what stands before
-_MAGIC = b"FCINPUT1"
-_DONE = struct.Struct("<QI")
 
 
 class Chunk(NamedTuple):
@@ -52,21 +49,6 @@ class Chunk(NamedTuple):
     def end(self) -> int:
         """The number of the row after the last."""
         return self.start + self.samples.rows
-
-
-class _File(NamedTuple):
-    start: int
-    path: Path
-    size: int
-
-
-class _Scan(NamedTuple):
-    size: int
-    records: list[memoryview]
-    torn: int  # rows, about, of what could not be read; 0: the file is whole
-
-    def end(self, start: int) -> int:
-        return end_of(self.records[-1]) if self.records else start
 
 
 class InputSpool:
@@ -89,11 +71,10 @@ class InputSpool:
         self.directory, self.bytes_max = directory, bytes_max
         self._layout, self._columns = layout, columns
         self._file_bytes = min(max(bytes_max // FILES, FILE_BYTES[0]), FILE_BYTES[1])
-        self.lost = 0
         self._descriptor = self._mark = -1
-        self._cached: tuple[int, _Scan] | None = None
-        self.done = _read_done(directory / "done")
-        self._files = self._found()
+        self._scanned: tuple[SpoolFile, Scan] | None = None
+        self.done = spool_files.done_at(directory / "done")
+        self._files, self.lost = spool_files.found(directory, layout, self.done)
         self.bytes = sum(file.size for file in self._files)
         self.end = self.done
         self._find_end()
@@ -204,42 +185,6 @@ class InputSpool:
 
     # --- files ----------------------------------------------------------------------------------------------------
 
-    def _found(self) -> list[_File]:
-        """Return the files of earlier runs that may be believed, oldest first; remove the others."""
-        found = []
-        try:
-            names = sorted(path.name for path in self.directory.iterdir())
-        except OSError:
-            return []
-        for name in names:
-            path = self.directory / name
-            start, dot, kind = name.partition(".")
-            if not dot or not start.isdigit() or kind not in ("rows", "new"):
-                continue
-            if kind == "rows" and self._believed(path, int(start)):
-                found.append(_File(int(start), path, path.stat().st_size))
-                continue
-            with contextlib.suppress(OSError):  # it is tried again at the next start
-                path.unlink()
-        return found
-
-    def _believed(self, path: Path, start: int) -> bool:
-        try:
-            with path.open("rb") as file:
-                head = file.read(_HEADER.size)
-                rest = file.seek(0, os.SEEK_END) - len(head)
-        except OSError as error:
-            return self._refuse(path, str(error), 1)
-        if len(head) < _HEADER.size:
-            return self._refuse(path, "torn", int(rest >= 0 and len(head) > 0))
-        magic, layout, first, check = _HEADER.unpack(head)
-        if magic != _MAGIC or zlib.crc32(head[:-4]) != check or first != start:
-            return self._refuse(path, "damaged", 1)
-        if layout != self._layout:
-            rows = self._scan(_File(start, path, rest)).end(start) - max(start, self.done)
-            return self._refuse(path, "other columns or units", max(0, rows))
-        return True
-
     def _find_end(self) -> None:
         """Look how far the newest file can be read; rows are written behind that, in another file."""
         while self._files:
@@ -252,27 +197,13 @@ class InputSpool:
                 return
             self._remove(len(self._files) - 1)
 
-    def _refuse(self, path: Path, why: str, rows: int) -> bool:
-        log.warning("spooled samples are not used path=%s rows=%d reason=%s", path, rows, why)
-        self.lost += rows
-        return False
-
-    def _scan(self, file: _File) -> _Scan:
-        if self._cached is not None and self._cached[0] == file.start and self._cached[1].size == file.size:
-            return self._cached[1]
-        try:
-            data = memoryview(file.path.read_bytes())[_HEADER.size :]
-        except OSError as error:
-            log.warning("spooled samples cannot be read path=%s reason=%s", file.path, error)
-            return _Scan(file.size, [], 1)
-        whole = list(records(data))
-        if whole and row_of(whole[0]) != file.start:
-            whole = []
-        read = sum(len(record) for record in whole)
-        expected = end_of(whole[-1]) if whole else file.start
-        scan = _Scan(file.size, whole, torn_rows(data, read, expected) if read < len(data) else 0)
-        self._cached = file.start, scan
-        return scan
+    def _scan(self, file: SpoolFile) -> Scan:
+        if self._scanned is None or self._scanned[0] != file:
+            scan = spool_files.scan(file)
+            if not scan.records:
+                return scan  # perhaps it can be read later
+            self._scanned = file, scan
+        return self._scanned[1]
 
     def _stop(self, place: int) -> int:
         """Return the number of the row after a file's last."""
@@ -309,12 +240,11 @@ class InputSpool:
         if not self._files:
             self._write_done()
         self._close_file()
-        head = _HEADER.pack(_MAGIC, self._layout, start, 0)[:-4]
         path = self.directory / f"{start:020}.rows"
         fresh = path.with_suffix(".new")
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            _write_all(descriptor, head + zlib.crc32(head).to_bytes(4, "little") + data, 0)
+            _write_all(descriptor, spool_files.header(self._layout, start) + data, 0)
             os.fsync(descriptor)
             fresh.replace(path)
             self._sync_directory()
@@ -325,8 +255,8 @@ class InputSpool:
                     left.unlink(missing_ok=True)
             raise
         self._descriptor = descriptor
-        self._files.append(_File(start, path, _HEADER.size + len(data)))
-        self.bytes += _HEADER.size
+        self._files.append(SpoolFile(start, path, HEADER_BYTES + len(data)))
+        self.bytes += HEADER_BYTES
 
     def _extend(self, data: bytes) -> None:
         file = self._files[-1]
@@ -346,13 +276,12 @@ class InputSpool:
         file.path.unlink(missing_ok=True)
         del self._files[place]
         self.bytes -= file.size
-        self._cached = None
+        self._scanned = None
 
     def _write_done(self) -> None:
         if self._mark < 0:
             self._mark = os.open(self.directory / "done", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        number = self.done.to_bytes(8, "little")
-        _write_all(self._mark, _DONE.pack(self.done, zlib.crc32(number)), 0)
+        _write_all(self._mark, spool_files.done_bytes(self.done), 0)
 
     def _sync_directory(self) -> None:
         for path in (self.directory, self.directory.parent):
@@ -366,18 +295,6 @@ class InputSpool:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _read_done(path: Path) -> int:
-    """Return the number in the file, 0 if there is none that can be believed."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return 0
-    if len(data) != _DONE.size:
-        return 0
-    number, check = _DONE.unpack(data)
-    return int(number) if zlib.crc32(data[:8]) == check else 0
 
 
 def _write_all(descriptor: int, data: bytes, at: int) -> None:

@@ -48,7 +48,8 @@ class _Part:
 
     @property
     def waiting(self) -> int:
-        return self._rows.rows - self._given if self._rows is not None else 0
+        rows = self._rows  # once: metrics ask on another thread
+        return rows.rows - self._given if rows is not None else 0
 
     @property
     def behind(self) -> bool:
@@ -59,6 +60,11 @@ class _Part:
     def time(self) -> int:
         assert self._rows is not None
         return self._rows.timestamps[self._given]
+
+    @property
+    def pending(self) -> int:
+        """How many samples wait here and, unless it is a file, in the source."""
+        return self.waiting + getattr(self.source, "pending", 0)
 
     def fill(self, room: int, now: int) -> None:
         if not self.waiting:
@@ -136,6 +142,11 @@ class MergedSource:
     def finished(self) -> bool:
         """Whether the last sample of every part was taken."""
         return all(part.source.finished and not part.waiting for part in self._parts)
+
+    @property
+    def pending(self) -> int:
+        """How many samples wait in memory to be taken, of all parts."""
+        return sum(part.pending for part in self._parts)
 
     # --- turns ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Does for an input spool what touches the disk, on a thread of its own, one order after the other.
 
-`obey` turns an order into an answer (see `spool_orders`), and the thread does nothing else. An order that the disk refuses
-is answered with `Failed` and has changed nothing.
+`obey` turns an order into an answer (see `spool_orders`), and the thread does nothing else. An order that the disk
+refuses is answered with `Failed` and has changed nothing.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ __all__ = [
     "Trimmed",
     "Write",
     "Wrote",
+    "answered",
 ]
 
 
@@ -98,3 +99,9 @@ class Failed(NamedTuple):
 
 Order: TypeAlias = "Write | Read | Finish | Clear | Trim"
 Answer: TypeAlias = "Wrote | Found | Finished | Cleared | Trimmed | Failed"
+_ANSWERS: dict[type, type] = {Wrote: Write, Found: Read, Finished: Finish, Cleared: Clear, Trimmed: Trim}
+
+
+def answered(answer: Answer) -> type:
+    """Return the kind of order that this is the answer to."""
+    return type(answer.order) if isinstance(answer, Failed) else _ANSWERS[type(answer)]

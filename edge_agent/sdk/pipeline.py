@@ -182,7 +182,8 @@ class Pipeline(Container):
     def predict(self, x: Any) -> Values:
         """Return the output for `x` (`[n, columns]`, a list of rows, or a `Frame`), as a stream of its own.
 
-        Every call starts afresh; to go on with a stream batch by batch, use `run`.
+        Every call starts afresh; to go on with a stream batch by batch, use `run`. Not thread-safe, as `run` is not:
+        stages hold what they have seen. Whoever serves requests from threads takes a lock, or a pipeline for each.
         """
         chain = self._chain
         straight = chain.straightened(self._width) if chain.straight is None else chain.straight

@@ -167,7 +167,7 @@ def metrics_are_told(agent: AgentProcess, caller: Caller) -> None:
     assert samples > 100
     assert found["fieldcast_end_to_end_seconds_bucket", "meter", "+Inf"].value >= samples - 100
     assert found["fieldcast_broker_connected", "", ""].value == 1
-    assert found["fieldcast_incidents_total", "meter", ""].value == 1
+    assert found["fieldcast_incident_newest", "meter", ""].value == 1
     assert found["fieldcast_worker_memory_bytes", "meter", ""].value > 5e6
     release = found["fieldcast_release_info", "meter", ""]
     assert release.labels == {"slot": "meter", "release": "meter@2", "sequence": "2", "mode": "active"}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 import time
 from pathlib import Path
 
+from edge_agent.trails import BOOT_BITS
 from tests.simulators.agents import AgentProcess
 from tests.simulators.author import PROBATION
 from tests.simulators.fleet import FleetSimulator
 from tests.simulators.peer import Peer
 from tests.simulators.waiting import until
 
-FAST, STEP_MS = 5, 50  # of the slow part, and samples of the fast one meanwhile
+FIRST = 1 << BOOT_BITS  # what counts here begins with the first run
+FAST, STEP_MS = 5, 50  # samples of the fast part to one of the slow one, and how far apart those are
 JOINED = f"""
 from edge_agent import Align, Filter, Health, Input, Output, Pipeline
 
@@ -38,6 +41,7 @@ class Feed:
         self._peer, self._device, self._stop = peer, device, threading.Event()
         self.start_ms = time.time_ns() // 1_000_000 // STEP_MS * STEP_MS
         self.steps = 0
+        self.last_ms = 0
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -55,7 +59,7 @@ class Feed:
 
     def end(self) -> int:
         """Publish both parts' last samples, both for the same time; return how many samples there were."""
-        at = self.start_ms + self.steps * STEP_MS
+        self.last_ms = at = self.start_ms + self.steps * STEP_MS
         self._peer.publish(f"in/{self._device}/slow", {"t": at, "n": self.steps, "b": 3 * self.steps})
         self._peer.publish(f"in/{self._device}/fast", {"t": at, "n": FAST * self.steps, "a": self.steps})
         return (FAST + 1) * self.steps + 2
@@ -97,6 +101,10 @@ def flows(path: Path) -> None:
     until(lambda: len(results(path)) > before + 10, 20, "joined rows")
 
 
+def shown_rate(agent: AgentProcess) -> float:
+    return float(agent.slot().get("samples_per_second", 0))
+
+
 def test_two_topics_are_joined_across_kills_without_loss_or_repetition(fleet: FleetSimulator) -> None:
     agent = fleet.agent(start=False)
     path = merged(agent)
@@ -104,18 +112,24 @@ def test_two_topics_are_joined_across_kills_without_loss_or_repetition(fleet: Fl
     with Peer(int(fleet.url.rpartition(":")[2]), name=f"feed-{agent.device}") as peer:
         feed = Feed(peer, agent.device)
         with feed:
-            pushed = fleet.push(fleet.write("joined.py", JOINED))
+            fleet.push(fleet.write("joined.py", JOINED))  # with its preflight: rows with NaN are valid samples here
             agent.until_active("meter@1")
             flows(path)
             for _ in range(2):
                 agent.kill()
                 agent.start()
                 flows(path)
+            peer.publish(f"in/{agent.device}/slow", b"no sample")
+            agent.until(lambda _: shown_rate(agent) > 0 and agent.slot()["counters"]["rejected"] == 1, 10, "a status")
+            shown, told = agent.cli("status").stdout, json.loads(agent.cli("status", "--json").stdout)["slots"][0]
         sent = feed.end()
-    until(lambda: results(path)[-1][0] == sent - 1, 20, "the last row, under the number of the last sample")
+    until(lambda: results(path)[-1][1] == feed.last_ms, 20, "the last row")
     found = results(path)
     assert [at for _, at, _ in found] == [feed.start_ms + step * STEP_MS for step in range(feed.steps + 1)]
-    assert found[-1][2] == 2 * feed.steps
-    shown = agent.cli("status")
-    print(shown.stdout, agent.cli("status", "--json").stdout, found[-3:], pushed)
-    assert 0
+    assert found[-1] == (FIRST + sent - 1, feed.last_ms, 2 * feed.steps), "a sample was lost or numbered twice"
+    assert "\n  since the agent started: 1 samples unreadable\n  input slow: malformed payload: in/" in shown, shown
+    assert ", 0 samples/s" not in shown
+    assert list(told["input_faults"]) == ["slow: malformed payload"]
+    assert told["counters"]["rejected"] == 1
+    assert not [name for name in told["counters"] if name.startswith("stamps_")], "nothing came twice or late"
+    assert told["input_problem"] == ""

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.simulators import author
 from tests.simulators.agents import AgentProcess
 from tests.simulators.fleet import FleetSimulator
+
+# Committed with its first result, since a kill before that is waited for; and slow enough to be killed on its way.
+AT_ONCE = "shadow_frames=0, probation_frames=1, probation_seconds=0.0"
+TAKES_LONG = """
+import time
+
+class Slow(Filter):
+    def predict(self, x):
+        time.sleep(0.002 * len(x))
+        return x * 2
+"""
 
 
 def spooled(agent: AgentProcess) -> int:
@@ -18,18 +27,19 @@ def test_samples_wait_on_disk_through_kills_and_each_is_answered_once(fleet: Fle
     text = agent.config.read_text()
     agent.config.write_text(text.replace('source = "mqtt"\n', 'source = "mqtt"\noverflow = "spool"\n', 1))
     agent.start()
-    counter = fleet.feed(agent, 300)
-    agent.until(lambda _: spooled(agent) > 250, 20, "samples on disk without a release")
+    counter = fleet.feed(agent, 250)
+    agent.until(lambda _: spooled(agent) > 150, 20, "samples on disk without a release")
     agent.kill()
     agent.start()
-    agent.until(lambda _: spooled(agent) > 400, 20, "more of them behind those")
-    signed = fleet.release(fleet.write("first.py", author.scale(2)))
-    for _ in range(2):  # while they are worked off, whenever that is
-        counter.until_flows(signed.name, 50, 20)
+    agent.until(lambda _: spooled(agent) > 300, 20, "more of them behind those")
+    signed = fleet.release(fleet.write("first.py", author.module(TAKES_LONG, "Slow()", AT_ONCE)))
+    agent.until_active(signed.name)
+    for _ in range(2):
+        agent.worker()
+        assert spooled(agent) > 0, "this is about kills while they are worked off"
         agent.kill()
-        time.sleep(0.05)
+        counter.rate(20)
         agent.start()
-    counter.until_flows(signed.name, 100, 20)
     agent.until(lambda _: spooled(agent) == 0, 20, "an empty spool")
     told = counter.final()
     assert told["lost"] == 0, told

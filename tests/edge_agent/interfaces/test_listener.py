@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -205,6 +206,46 @@ def test_a_client_that_does_not_read_its_answer_is_dropped(opened: Opened) -> No
         until(lambda: not listener._clients, 5.0, "the end of the connection")
         gone.set()
     assert gone.is_set()
+
+
+def test_a_client_that_reads_its_answer_bit_by_bit_is_dropped_too(opened: Opened) -> None:
+    listener = opened(lambda request, reply: reply(Response(200, b"x" * 60_000_000)), response_seconds=1.0)
+    with connected(listener) as sock:
+        sock.sendall(ask())
+        assert sock.recv(1)
+        began = time.monotonic()
+        while listener._clients:
+            assert time.monotonic() - began < 4.0, "every read gives it more time"
+            assert sock.recv(200_000)
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_head_alone_is_answered_without_a_body_and_the_connection_goes_on(opened: Opened, method: str) -> None:
+    with connected(opened()) as sock:
+        sock.sendall(ask().replace(b"GET", method.encode()) + ask("/last", "Connection: close\r\n"))
+        first, _, rest = everything(sock).partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 200")
+    assert b"content-length: " in first
+    assert rest.startswith(b"HTTP/1.1 200") == (method == "HEAD")
+    assert b'"/last"' in rest
+
+
+def test_what_the_listener_itself_refuses_is_told() -> None:
+    told: list[int] = []
+    listener = Listener(LOOPBACK, echo, Limits(connections=1), refused=told.append)
+    listener.start()
+    try:
+        with connected(listener) as first:
+            first.sendall(b"POST / HTTP/1.1\r\n")
+            until(lambda: [one for one in listener._clients.values() if not one.idle], 5.0, "the first client")
+            with connected(listener) as second:
+                assert everything(second).startswith(b"HTTP/1.1 503")
+            first.sendall(f"Host: localhost\r\nContent-Length: {BODY_BYTES_MAX + 1}\r\n\r\n".encode())
+            assert everything(first).startswith(b"HTTP/1.1 413")
+    finally:
+        listener.close()
+    assert told == [503, 413]
 
 
 def test_too_many_clients_are_told_and_idle_ones_make_room(opened: Opened) -> None:

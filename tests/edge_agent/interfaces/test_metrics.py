@@ -41,6 +41,7 @@ STATUS: dict[str, Any] = {
             "state": "probation",
             "held": True,
             "incident": 3,
+            "input_spooled": 0,
             "counters": {"samples": 7, "errors": 1, "late": 2, "stamps_backward_ms_max": 40, "rejected": 1},
         }
     ],
@@ -97,6 +98,8 @@ def test_everything_is_told_and_parsed(lane: Lane) -> None:
     assert found["fieldcast_slot_peak", ("peak", "stamps_backward_ms_max"), slot] == 40
     assert found["fieldcast_input_faults_total", ("kind", 'a "kind"\nof\\fault'), slot] == 1
     assert found["fieldcast_queue_samples", slot] == 0
+    assert found["fieldcast_spooled_samples", slot] == 0, "an empty spool is 0, not absent"
+    assert found["fieldcast_incident_newest", slot] == 3
     assert found["fieldcast_worker_memory_bytes", slot] == 2 << 20
     assert found["fieldcast_stage_seconds_count", slot, ("stage", "scale")] == 1
     assert found["fieldcast_worker_seconds_sum", slot] == 0.0015

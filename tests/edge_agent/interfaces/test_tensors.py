@@ -139,8 +139,17 @@ def test_results_get_the_datatype_of_what_they_are() -> None:
         "v": ("FP64", [2, 2], [1, 2.5, 3.0, 4.0]),
         "r": ("BYTES", [2], ["[1]", "[1,2]"]),
         "d": ("BYTES", [2], ['{"a":null}', "[]"]),
-        "n": ("BYTES", [2], ["null", "1.0"]),
+        "n": ("FP64", [2], [None, 1.0]),
     }
+
+
+def test_a_number_that_is_none_is_null_and_does_not_make_its_column_text() -> None:
+    alone = [result(f=None, v=[1.0, None], b=None)]
+    assert [(one["datatype"], one["data"]) for one in tensors_of(alone, list("fvb"), {"b": "BYTES"})] == [
+        ("FP64", [None]),
+        ("FP64", [1.0, None]),
+        ("BYTES", ["null"]),
+    ]
 
 
 def test_no_results_have_a_shape_too() -> None:

@@ -12,7 +12,8 @@ import pytest
 from edge_agent.runtime import input_spool
 from edge_agent.runtime.input_spool import Chunk, InputSpool
 from edge_agent.runtime.samples import Samples
-from edge_agent.runtime.spool_clerk import Clear, Failed, Finish, Trim, Trimmed, Write, obey
+from edge_agent.runtime.spool_clerk import obey
+from edge_agent.runtime.spool_orders import Clear, Failed, Finish, Trim, Trimmed, Write
 
 LAYOUT = bytes(32)
 Rows = list[int]

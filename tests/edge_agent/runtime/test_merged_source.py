@@ -92,6 +92,18 @@ def test_rows_are_numbered_in_the_order_in_which_they_are_taken_and_other_column
     source.close()
 
 
+def test_what_waits_is_counted_over_all_parts_wherever_it_is() -> None:
+    b, a = Part("x"), Part("t")
+    source = merged({"b": b, "a": a})
+    assert source.pending == 0
+    b.pending = 7  # type: ignore[attr-defined]
+    b.give((10, 1.0), (20, 2.0))
+    a.give((25, 100.0))
+    assert len(rows(source.take(2))) == 2
+    assert source.pending == 7 + 1, "one that was read, and what lies in the part's own source"
+    source.close()
+
+
 def test_every_part_is_told_of_its_own_samples_in_order() -> None:
     b, a = Part("x"), Part("t")
     source = merged({"b": b, "a": a})

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import Config, load
+from edge_agent.runtime.detour import State
 from edge_agent.runtime.overflow import DroppingSource
 from edge_agent.runtime.ports import Source
 from edge_agent.runtime.sources import open_source
-from edge_agent.runtime.spooling import SpoolingSource, State
+from edge_agent.runtime.spooling import SpoolingSource
 from edge_agent.spools import open_spool
 from edge_agent.trails import first_sequence
 from tests.simulators.broker import Mosquitto
