@@ -167,7 +167,7 @@ def _faults(found: Exposition, name: str, lane: Lane) -> None:
         found.gauge(f"fieldcast_{end}_problem", f"Whether the {end} is out of reach.", problem, slot=name)
     pending = getattr(lane.source, "pending", None)
     if isinstance(pending, int):  # files wait where they are
-        found.gauge("fieldcast_queue_samples", "Samples that wait in memory to be taken.", pending, slot=name)
+        found.gauge("fieldcast_queue_samples", "Samples that wait to be taken, spooled ones too.", pending, slot=name)
 
 
 def _latency(found: Exposition, name: str, lane: Lane) -> None:

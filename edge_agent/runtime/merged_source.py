@@ -145,7 +145,7 @@ class MergedSource:
 
     @property
     def pending(self) -> int:
-        """How many samples wait in memory to be taken, of all parts."""
+        """How many samples wait to be taken, of all parts."""
         return sum(part.pending for part in self._parts)
 
     # --- turns ---------------------------------------------------------------------------------------------------

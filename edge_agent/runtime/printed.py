@@ -31,6 +31,7 @@ class Printed(io.TextIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._until, self._room, self._dropped = descriptor, 0.0, 0, 0
         self._line, self._lock = bytearray(), threading.RLock()
+        self._begun = False  # a line that has not ended
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self.buffer = _Bytes(self)
@@ -52,6 +53,11 @@ class Printed(io.TextIOBase):
         with self._lock:
             self._take(data, time.monotonic())
 
+    def speak(self, lines: str) -> None:
+        """Print whole lines, each on a line of its own also where something was left unended."""
+        with self._lock:
+            self.write(f"\n{lines}" if self._begun else lines)
+
     def _take(self, data: bytes, now: float) -> None:
         if now >= self._until:
             note, self._dropped = self._dropped, 0
@@ -63,6 +69,7 @@ class Printed(io.TextIOBase):
         self._room -= len(kept)
         self._dropped += len(data) - len(kept)
         self._line += kept
+        self._begun = not kept.endswith(b"\n") if kept else self._begun
         if b"\n" in kept or len(self._line) >= LINE_BYTES_MAX:
             self.flush()
 
@@ -120,7 +127,7 @@ class _Bytes(io.RawIOBase):
 class Spoken(logging.Handler):
     """Writes each line of a record with its level in front: `<4>name: message`."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Printed) -> None:
         super().__init__()
         self._stream = stream
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
@@ -130,6 +137,6 @@ class Spoken(logging.Handler):
         try:
             severity = next((number for level, number in _SEVERITIES if record.levelno >= level), 7)
             lines = self.format(record).splitlines() or [""]
-            self._stream.write("".join(f"<{severity}>{line}\n" for line in lines))
+            self._stream.speak("".join(f"<{severity}>{line}\n" for line in lines))
         except Exception:  # noqa: BLE001 - as every handler does: a log call must not fail the filter
             self.handleError(record)

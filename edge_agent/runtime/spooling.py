@@ -100,6 +100,11 @@ class SpoolingSource(Wrapper):
         return self._way.arrived - self._way.given
 
     @property
+    def pending(self) -> int:
+        """The same, by the name that every source has for it."""
+        return self.waiting
+
+    @property
     def spooled(self) -> int:  # type: ignore[override]
         """How many samples wait on disk, those that were given and are not safe yet included."""
         return self._way.spooled

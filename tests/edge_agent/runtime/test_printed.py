@@ -98,6 +98,15 @@ def test_a_record_has_its_level_on_every_line(pipe: Pipe, level: int, mark: int)
     assert pipe.read() == f"<{mark}>own: a\n<{mark}>b c\n".encode()
 
 
+def test_a_record_begins_a_line_where_one_was_left_unended(pipe: Pipe) -> None:
+    stream = Printed(pipe.writing)
+    handler = Spoken(stream)
+    print("no newline at end", end="", file=stream)
+    for words in ("first", "second"):
+        handler.emit(logging.LogRecord("name", logging.WARNING, "", 0, words, (), None))
+    assert pipe.read() == b"no newline at end\n<4>name: first\n<4>name: second\n"
+
+
 def test_a_record_that_cannot_be_formatted_costs_the_filter_nothing(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,6 +249,7 @@ def test_a_sample_that_waits_for_long_goes_to_disk_and_only_then_is_acknowledged
 def test_when_the_lane_catches_up_the_disk_is_worked_off_and_cleared(device: Device, tmp_path: Path) -> None:
     backlog(device, 200)
     assert device.source.spooled == 200
+    assert device.source.pending == device.source.waiting >= 200
     assert device.peer.acknowledged == list(range(200))
     device.run_dry()
     device.arrive()
