@@ -80,7 +80,7 @@ class Crew:
         """Take the spare worker for `plan` if it suits, else start one. Raises `OSError` when the system refuses."""
         member = self.spare.take(plan, now) or self._new(plan, now)
         known = {one.key for one in self._members.values()}
-        self._members[member.fd] = member
+        self._members = {**self._members, member.fd: member}
         self._plans = {key: one for key, one in self._plans.items() if key in known} | {plan.key: plan}
         return member
 
@@ -98,8 +98,8 @@ class Crew:
         return self._members.get(member.fd) is member
 
     def by_descriptor(self) -> dict[int, Member]:
-        """Return the working members by their socket's descriptor."""
-        return dict(self._members)
+        """Return the working members by their socket's descriptor; another dict once they are others."""
+        return self._members
 
     @property
     def sandbox(self) -> dict[str, str]:
@@ -156,16 +156,22 @@ class Crew:
 
     def retire(self, member: Member, now: float) -> None:
         """Let a worker that did nothing wrong clean up; it is killed when that takes too long."""
-        if self._members.pop(member.fd, None) is not None:
+        if self._without(member):
             member.stop()
             self._dying.append((member, now + STOP_SECONDS))
 
     def discard(self, member: Member, now: float) -> None:
         """Kill a worker."""
-        if self._members.pop(member.fd, None) is not None:
+        if self._without(member):
             self._sandbox = member.sandbox or self._sandbox
             member.kill()
             self._dying.append((member, now))
+
+    def _without(self, member: Member) -> bool:
+        """Take a member off the list; tell whether it was on it."""
+        found = member.fd in self._members
+        self._members = {fd: one for fd, one in self._members.items() if fd != member.fd}
+        return found
 
     def keep_spare(self, now: float, *, calm: bool) -> None:
         """Keep a worker waiting that suits the one that works here; one is started only while the slot is calm.
@@ -224,7 +230,8 @@ class Crew:
 
     def bury(self, now: float) -> None:
         """Collect those that ended; kill those that were asked to and did not."""
-        self._dying = [one for one in self._dying if not _ended(*one, now)]
+        if self._dying:
+            self._dying = [one for one in self._dying if not _ended(*one, now)]
 
     @property
     def dying(self) -> int:

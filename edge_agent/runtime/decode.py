@@ -81,7 +81,14 @@ class Layout:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadPayload(MALFORMED, f"payload is not JSON: {error}") from None
         values = self._cells(body) if self.dtypes else self._numbers(body)
-        return self._sequence_of(body), self._time_of(body), values
+        sequence = time = None
+        if type(body) is dict:  # whole numbers at the top are the rule, and worth the shorter way
+            sequence, time = body.get(self._sequence_key), body.get(self._time_key)
+        if type(sequence) is not int or not 0 <= sequence <= INT64_MAX:
+            sequence = self._sequence_of(body)
+        if type(time) is not int or not 0 <= (time := time * self._factor) <= INT64_MAX:
+            time = self._time_of(body)
+        return sequence, time, values
 
     def _numbers(self, body: Any) -> Cells:
         try:
@@ -142,18 +149,12 @@ class Layout:
     def _time_of(self, body: Any) -> int | None:
         if self._timestamp is None:
             return None
-        value = body.get(self._time_key) if type(body) is dict else None
-        if type(value) is int and 0 <= (time := value * self._factor) <= INT64_MAX:
-            return time
         place = f"timestamp: path '{self._timestamp.path}'"
         return nanoseconds(_find(body, self._time_path, place, BAD_TIMESTAMP), self._timestamp.unit)
 
     def _sequence_of(self, body: Any) -> int | None:
         if not self._sequence:
             return None
-        value = body.get(self._sequence_key) if type(body) is dict else None
-        if type(value) is int and 0 <= value <= INT64_MAX:
-            return value
         value = _find(body, self._sequence_path, f"sequence: path '{self._sequence}'", BAD_SEQUENCE)
         if type(value) is float and value.is_integer():
             value = int(value)

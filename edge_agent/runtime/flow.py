@@ -8,6 +8,7 @@ serves, and what becomes of workers that fail, the lane decides.
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -140,11 +141,23 @@ class Flow:
             return
         self.source.handle(events, now)
 
+    def _looked(self, now: float) -> bool:
+        """Look at the source if that is what a batch waits for: at once, since another turn costs more."""
+        if not self.linger.looking:
+            return False
+        descriptor, events, _ = self.source.interest()
+        if descriptor >= 0:
+            poll = select.poll()
+            poll.register(descriptor, events)
+            for _, seen in poll.poll(0):
+                self.source.handle(seen, now)
+        return not self.linger.waits(now)
+
     def _dispatch(self, now: float) -> None:
         serving = self._serving()
         if self._trail is not None and self._trail.crowded:
             return  # until the sink has confirmed more
-        if serving is None or self.linger.waits(now):
+        if serving is None or (self.linger.waits(now) and not self._looked(now)):
             return
         if self.linger.seconds and not self.linger.begins(self._outlet.gather(ROWS_MAX), ROWS_MAX, now):
             return
@@ -195,7 +208,7 @@ class Flow:
             self._give(candidate, Batch(self._number, samples, now), now, warm=True)
 
     def _give(self, member: Member, batch: Batch, now: float, *, warm: bool = False) -> None:
-        if not self.crew.has(member) or member.owes(batch):
+        if not self.crew.has(member) or (member.owed and member.owes(batch)):
             return
         try:
             member.give(batch, now, warm=warm)

@@ -24,7 +24,6 @@ from edge_agent.runtime.hedge import Hedge
 from edge_agent.runtime.history import History
 from edge_agent.runtime.interest import Interest
 from edge_agent.runtime.member import Answer, Member, Told, Upgraded, failure_of
-from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.upkeep import Upkeep, refused
 
@@ -116,15 +115,16 @@ class Lane(Upkeep):
         self._outlet.flush()
         self._acknowledge()
         self._deadlines(now)
-        if self._inflight is not None:
+        if self._inflight is not None and self._inflight.answers:
             self._settle(self._inflight, now)
-        self._switch(now)
+        if self._switching:
+            self._switch(now)
         self._work_off(now)
         if self._inflight is None and not (self.draining or self._holding(now)):
             self._dispatch(now)
 
     def hear(self, member: Member, now: float) -> None:
-        """Take everything the member has to say."""
+        """Take what the member has to say, all the answers that it owes at the most: poll() tells of more."""
         while self.crew.has(member):
             try:
                 heard = member.receive()
@@ -144,6 +144,8 @@ class Lane(Upkeep):
                 self._told_state(member, heard.states, now)
             elif isinstance(heard, Upgraded):
                 self._taken_over(member, now)
+            if not member.owed:
+                return
 
     def _loaded(self, member: Member, loaded: wire.Loaded, now: float) -> None:
         if member is self._candidate:
@@ -305,23 +307,23 @@ class Lane(Upkeep):
 
     def wake_at(self, now: float) -> float | None:
         """Return when `pump` must be called again even if nothing happens (monotonic seconds)."""
-        times = [self.crew.wake_at(now), self.linger.wake_at(now), self._handover.due if self._handover else None]
+        times = [self.crew.wake_at(now), self.linger.wake_at(now)]
+        if self._handover is not None:
+            times.append(self._handover.due)
         if self._probation is not None:
             times.append(now + 0.1)
         if self._inflight is not None:
             times.append(self._steps_in_at(self._inflight))
         if self._inflight is None and self._holding(now):
             times.append(self._boundary + SWITCH_SECONDS)
-        return min((one for one in times if one is not None), default=None)
+        return min([one for one in times if one is not None], default=None)
 
-    def interests(self, now: float) -> tuple[list[tuple[Interest, Source | Sink]], dict[int, Member], float | None]:
-        """Return what the ends of this lane wait for, its workers by descriptor, and when `pump` is due."""
+    def interests(self, now: float) -> tuple[Interest, Interest, dict[int, Member], float | None]:
+        """Return what source and sink wait for, the workers by descriptor, and when `pump` is due."""
         descriptor, events, due = self.source.interest()
         if self.linger.resting(now):
             descriptor, events = -1, 0
-        ends: list[tuple[Interest, Source | Sink]] = [((descriptor, events, due), self.source)]
-        ends.append((self.sink.interest(), self.sink))
-        return ends, self.crew.by_descriptor(), self.wake_at(now)
+        return (descriptor, events, due), self.sink.interest(), self.crew.by_descriptor(), self.wake_at(now)
 
     def _lost(self, member: Member, reason: Reason | None, now: float, traceback: str = "") -> None:
         """A member is of no use any more, by its own fault; without a reason its end will tell."""

@@ -23,11 +23,12 @@ class Linger:
         self.seconds = seconds
         self._since: float | None = None
         self._until = 0.0
-        self._looking = False
+        self.looking = False
+        """Whether a nap is over, and the source has to be looked at before a batch begins."""
 
     def sent(self, now: float) -> None:
         """A batch is in flight from now on."""
-        self._since, self._looking = now, False
+        self._since, self.looking = now, False
         self.rest(now)
 
     def rest(self, now: float) -> None:
@@ -54,11 +55,11 @@ class Linger:
     def waits(self, now: float) -> bool:
         """Tell whether nothing begins now: during a nap, and after it until the source has been looked at."""
         if self._until:
-            self._looking = now >= self._until
-            if self._looking:
+            self.looking = now >= self._until
+            if self.looking:
                 self._until = 0.0
             return True
-        self._looking = False
+        self.looking = False
         return False
 
     def begins(self, rows: int, most: int, now: float) -> bool:
@@ -76,7 +77,7 @@ class Linger:
 
     def wake_at(self, now: float) -> float | None:
         """Return when somebody must look again, None when only something new matters."""
-        if self._looking:
+        if self.looking:
             return now
         return self._until if self._until > now else None
 

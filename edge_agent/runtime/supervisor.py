@@ -35,6 +35,7 @@ REST_SECONDS = 1.0
 T = TypeVar("T")
 Owner: TypeAlias = "Member | Source | Sink"
 Due: TypeAlias = "tuple[int, float, Lane, Source | Sink]"
+Wait: TypeAlias = "tuple[Lane, int, int, int, int, dict[int, Member]]"
 
 
 class Supervisor:
@@ -48,6 +49,8 @@ class Supervisor:
         self._stopping = threading.Event()
         self._poll = select.poll()
         self._registered: dict[int, int] = {}
+        self._waits: list[Wait] = []
+        self._owners: dict[int, tuple[Lane, Owner]] = {}
         self._chatter = Chatter()
         for lane in self.lanes.values():
             lane.crew.listen(functools.partial(self._chatter.voice, lane.slot))
@@ -147,7 +150,7 @@ class Supervisor:
         self.beat = now
         for lane in self._awake(now):
             self._try(lane, now, lane.pump, now)
-        owners, due, deadline = self._interests(now)
+        due, deadline = self._interests(now)
         wait = min(max(deadline - time.monotonic(), 0.0), longest)
         # poll() counts in whole milliseconds: rounding up a deadline beats spinning on it.
         ready = dict(self._poll.poll(int(wait * 1000) + (wait > 0)))
@@ -156,7 +159,7 @@ class Supervisor:
             os.eventfd_read(self._wake)
             self._obey(now)
         for descriptor, events in ready.items():
-            lane, owner = owners[descriptor]
+            lane, owner = self._owners[descriptor]
             if isinstance(owner, Member):
                 self._try(lane, now, lane.hear, owner, now)
             elif owner is lane.source:
@@ -179,7 +182,8 @@ class Supervisor:
         return bool(self._resting) and self._resting.get(lane.slot, 0.0) > now
 
     def _awake(self, now: float) -> list[Lane]:
-        return [lane for lane in self.lanes.values() if not self._rests(lane, now)]
+        lanes = list(self.lanes.values())
+        return [lane for lane in lanes if not self._rests(lane, now)] if self._resting else lanes
 
     def _try(self, lane: Lane, now: float, act: Callable[..., T], *arguments: Any) -> T | None:
         """Do something for one lane; what it raises, against its promises, costs this lane a rest and no other."""
@@ -191,30 +195,46 @@ class Supervisor:
             self._resting[lane.slot] = now + REST_SECONDS
             return None
 
-    def _interests(self, now: float) -> tuple[dict[int, tuple[Lane, Owner]], list[Due], float]:
-        """Bring poll's registrations up to date; return who owns each descriptor, who is due when, and who first."""
-        owners: dict[int, tuple[Lane, Owner]] = {}
-        wanted: dict[int, int] = {}
+    def _interests(self, now: float) -> tuple[list[Due], float]:
+        """Bring poll's registrations up to date; return who is due before poll() is back at the latest, and the first.
+
+        Mostly nobody waits for anything else than the turn before.
+        """
+        latest = deadline = now + POLL_SECONDS_MAX
+        if self._resting:
+            deadline = min([deadline, *(end for end in self._resting.values() if end > now)])
+        waits: list[Wait] = []
         due: list[Due] = []
-        deadline = min([now + POLL_SECONDS_MAX, *(end for end in self._resting.values() if end > now)])
         for lane in self._awake(now):
             found = self._try(lane, now, lane.interests, now)
             if found is None:
                 continue
-            ends, members, wake_at = found
-            for (descriptor, events, at), end in ends:
+            (source, to_read, read_at), (sink, to_write, write_at), members, wake_at = found
+            waits.append((lane, source, to_read, sink, to_write, members))
+            if read_at is not None and read_at < latest:
+                due.append((source, read_at, lane, lane.source))
+                deadline = min(deadline, read_at)
+            if write_at is not None and write_at < latest:
+                due.append((sink, write_at, lane, lane.sink))
+                deadline = min(deadline, write_at)
+            if wake_at is not None and wake_at < deadline:
+                deadline = wake_at
+        if waits != self._waits:
+            self._own(waits)
+        return due, deadline
+
+    def _own(self, waits: list[Wait]) -> None:
+        """Note who owns each descriptor from now on, and for what poll() is to look at it."""
+        self._waits, self._owners = waits, {}
+        wanted: dict[int, int] = {}
+        for lane, source, to_read, sink, to_write, members in waits:
+            for descriptor, events, end in ((source, to_read, lane.source), (sink, to_write, lane.sink)):
                 if descriptor >= 0:
-                    owners[descriptor], wanted[descriptor] = (lane, end), events
-                if at is not None:
-                    due.append((descriptor, at, lane, end))
-                    deadline = min(deadline, at)
+                    self._owners[descriptor], wanted[descriptor] = (lane, end), events
             for descriptor, member in members.items():
-                owners[descriptor], wanted[descriptor] = (lane, member), select.POLLIN
-            if wake_at is not None:
-                deadline = min(deadline, wake_at)
+                self._owners[descriptor], wanted[descriptor] = (lane, member), select.POLLIN
         if wanted != self._registered:
             self._register(wanted)
-        return owners, due, deadline
 
     def _register(self, wanted: dict[int, int]) -> None:
         """Tell poll() what changed. It knows numbers, not files: one that was closed and reused needs no word."""

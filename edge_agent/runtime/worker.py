@@ -233,7 +233,7 @@ def _load(root: Path, tunables: dict[str, object]) -> tuple[Manifest, Pipeline]:
 def _frame(header: Header, payload: memoryview, spec: InputSpec) -> Frame:
     import numpy as np
 
-    from edge_agent.sdk.frame import Frame
+    from edge_agent.sdk.frame import Frame, received
 
     rows, width = header.rows, header.columns
     # One copy of all: the buffer is reused, and filters may keep, and write to, what they were given.
@@ -244,7 +244,7 @@ def _frame(header: Header, payload: memoryview, spec: InputSpec) -> Frame:
     if spec.dtypes or (header.flags is not _NONE and header.flags & Flag.CELLS):
         return Frame(_cells(header, memoryview(own)[16 * rows :], spec), timestamps, sequences, columns=spec.columns)
     values = np.frombuffer(own, np.float64, rows * width, 16 * rows).reshape(rows, width)
-    return Frame(values, timestamps, sequences, columns=tuple(spec.columns))
+    return received(values, timestamps, sequences, tuple(spec.columns))
 
 
 def _cells(header: Header, body: memoryview, spec: InputSpec) -> Values:

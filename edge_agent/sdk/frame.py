@@ -170,6 +170,11 @@ def _trusted(values: Values, timestamps: Int64, sequences: Int64, firsts: Int64,
     return frame  # type: ignore[return-value]
 
 
+def received(values: Values, timestamps: Int64, sequences: Int64, columns: tuple[str, ...]) -> Frame:
+    """Return `Frame(values, timestamps, sequences, columns=columns)` for what is known to be good."""
+    return _trusted(values, timestamps, sequences, sequences, columns)
+
+
 def evenly(values: Values, columns: tuple[str, ...], rate_hz: float) -> Frame:
     """Return `Frame.of(values, columns=columns, rate_hz=rate_hz)` for values that are known to be good."""
     rows = len(values)

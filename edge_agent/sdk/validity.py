@@ -40,7 +40,10 @@ def _invalid_numbers(spec: OutputSpec, values: npt.NDArray[Any]) -> tuple[int, s
         values = values[:, np.newaxis]
     if spec.columns and values.shape[1:] != (len(spec.columns),):
         return len(values), _width_fault(spec, "×".join(str(length) for length in values.shape[1:]))
-    bad = ~np.isfinite(values)
+    finite = np.isfinite(values)
+    if not spec.ranges and finite.all():  # the rule, and worth the shorter way
+        return 0, ""
+    bad = ~finite
     for column, name in enumerate(spec.columns):
         if name in spec.ranges:
             low, high = spec.ranges[name]

@@ -330,7 +330,7 @@ GUARDS: dict[str, Guard] = {
         {"publisher.trust.marks:floor_of": give_back(0)},
         (
             Victim(
-                "tests.publisher.test_marks",
+                "tests.publisher.trust.test_marks",
                 "test_security_floor_no_fleet_rollback_goes_below_it_under_any_number",
                 {},
             ),

@@ -81,7 +81,8 @@ def test_what_the_sink_had_not_confirmed_is_computed_again_under_its_numbers(rel
         first.feed(14)
         first.wait_for_outputs(2)
         first.sink.confirm(1)
-        until(lambda: first.source.acknowledged >= 8 and first.lane._inflight is None, what="all computed")
+        until(lambda: first.source.acknowledged >= 8 and first.lane.counters["samples"] == 14, what="all taken up")
+        until(lambda: first.lane._inflight is None, what="all computed")
         killed = path.with_name("killed")
         killed.write_bytes(path.read_bytes())
     with resumed(killed, fed=14) as second:

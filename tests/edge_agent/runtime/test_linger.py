@@ -150,6 +150,30 @@ def test_a_full_batch_does_not_wait(slot: Slot, releases: Releases) -> None:
     assert slot.numbers == list(range(FULL))
 
 
+def test_what_lingered_is_looked_at_and_begun_in_one_turn(slot: Slot, releases: Releases) -> None:
+    slot.run(releases.act(1))
+    slot.lane.linger = Linger(NAP_SECONDS / 2)
+    looks, begun = [0], []
+    handle, pump, sent = slot.source.handle, slot.lane.pump, slot.lane.linger.sent
+
+    def looked(events: int, now: float) -> None:
+        looks[0] += 1
+        handle(events, now)
+
+    def turned(now: float) -> None:
+        looks[0] = 0
+        pump(now)
+
+    def began(now: float) -> None:
+        begun.append(looks[0])
+        sent(now)
+
+    slot.source.handle, slot.lane.pump, slot.lane.linger.sent = looked, turned, began  # type: ignore[method-assign]
+    slot.feed(1)
+    slot.wait_for_done()
+    assert begun == [1]
+
+
 def test_a_swap_does_not_wait_for_a_lingering_batch(slot: Slot, releases: Releases) -> None:
     slot.run(releases.act(1))
     slot.lane.linger = Linger(0.2)

@@ -148,7 +148,10 @@ def test_a_killed_spare_is_replaced_and_nobody_is_blamed(slot: Slot, releases: R
     assert (slot.notices, slot.lane.counters["crashes"], slot.lane.crew.spare.used) == ([], 0, 0)
 
 
-def test_a_release_that_comes_when_the_spare_has_just_died_starts_cold(slot: Slot, releases: Releases) -> None:
+def test_a_release_that_comes_when_the_spare_has_just_died_starts_cold(
+    slot: Slot, releases: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.runtime.spare.AGAIN_SECONDS", (600.0,))  # no other one, however slow this is
     slot.run(spared(releases.act(1)))
     pid = spare_of(slot)
     ended = os.pidfd_open(pid)
