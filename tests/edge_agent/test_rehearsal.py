@@ -58,7 +58,8 @@ def test_a_good_release_passes_in_words_and_is_cleaned_up(
     # The self-test's own copy, and the one that would have served.
     traces = [line.split()[1] for line in capfd.readouterr().err.splitlines() if line.startswith("trace: ")]
     assert traces[-2:] == ["cleanup", "cleanup"]
-    assert (children(), descriptors()) == before
+    assert children() <= before[0]
+    assert descriptors() <= before[1]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_bad_release_fails_with_a_reason(
     assert not found.ok
     assert found.reasons[0].code is code
     assert words in found.reasons[0].message
-    assert children() == before
+    assert children() <= before
 
 
 def test_a_worker_that_talks_nonsense_is_a_reason(

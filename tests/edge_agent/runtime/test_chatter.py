@@ -184,8 +184,8 @@ def test_no_pipe_is_left_behind(releases: Releases) -> None:
             until(lambda: not slot.lane.crew.dying, what="burials")
             counts.append(len(descriptors()))
         until(lambda: len(descriptors()) <= counts[0], what=f"as many as at first, after {counts}")
-    assert descriptors() == before
-    assert threading.active_count() == threads
+    assert descriptors() <= before
+    assert threading.active_count() <= threads
 
 
 def test_a_worker_that_a_launcher_started_is_heard(

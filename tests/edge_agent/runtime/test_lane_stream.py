@@ -190,7 +190,7 @@ def test_frames_above_64_kb_travel_in_memory_files(releases: Releases) -> None:
         slot.feed(3000)
         slot.wait_for_done()
         assert len(slot.sink.messages) == 3000
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_a_long_history_warms_a_worker_beyond_its_sockets_room(releases: Releases) -> None:

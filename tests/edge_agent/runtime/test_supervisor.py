@@ -170,7 +170,7 @@ def test_stopping_what_was_never_started_or_twice_is_no_mistake() -> None:
     supervisor = Supervisor([])
     supervisor.stop()
     supervisor.stop()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_orders_after_the_end_go_nowhere(releases: Releases) -> None:

@@ -40,7 +40,7 @@ def test_a_message_arrives_as_it_was_sent_and_leaves_no_descriptor(pair: Pair, s
     assert found is not None
     assert found[0] == Header(Kind.RESULT, Flag.RAW | (Flag.MEMFD if size > wire.INLINE_BYTES else 0), 2**40, 3, 4, 5)
     assert found[1] == data
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_arrays_travel_as_their_bytes_and_empty_ones_are_no_obstacle(pair: Pair) -> None:
@@ -88,7 +88,7 @@ def test_memory_of_another_size_than_announced_is_refused(pair: Pair, announced:
     os.close(memory)
     with pytest.raises(ValueError):
         receive(pair[1])
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_a_passed_pipe_is_no_memory(pair: Pair) -> None:
@@ -109,7 +109,7 @@ def test_descriptors_that_nobody_asked_for_are_all_closed(pair: Pair, count: int
     else:
         with pytest.raises(ValueError, match="truncated"):
             receive(pair[1])
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_a_payload_survives_its_memory_being_shrunk_afterwards(pair: Pair) -> None:

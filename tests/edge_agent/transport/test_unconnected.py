@@ -18,7 +18,7 @@ def test_it_never_connects_and_starts_no_thread() -> None:
     with Unconnected("plant-d1") as client:
         client.subscribe(["a/topic"])
         assert (client.connected, client.condition, client.ask(["a/topic"])) == (False, "no broker configured", 0)
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         client.unsubscribe(["a/topic"])
 
 
