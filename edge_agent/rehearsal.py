@@ -23,7 +23,8 @@ from edge_agent.contract.digest import encode_json
 from edge_agent.contract.errors import FieldcastError, Reason, ReasonCode, UpdateRejected, WorkerFailed
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.runtime import wire
-from edge_agent.runtime.member import Member, Program, failure_of
+from edge_agent.runtime.member import Member, failure_of
+from edge_agent.runtime.starting import Program
 from edge_agent.update.layout import lay_out
 
 __all__ = ["Rehearsed", "rehearse"]

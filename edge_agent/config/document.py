@@ -33,45 +33,20 @@ from edge_agent.config.plug_reading import PlugReading
 from edge_agent.config.plugs import MergeInput
 from edge_agent.config.sections import (
     COMMAND_TYPES,
-    STATE_DIRECTORY,
     Blobs,
-    Broker,
     Channel,
-    Column,
     Commands,
     Config,
-    CsvInput,
     Device,
     Interfaces,
     MqttInput,
     MqttOutput,
     Slot,
-    SqliteOutput,
-    Timestamp,
 )
 from edge_agent.config.tables import hint, listing
 from edge_agent.contract.errors import ConfigError
 
-__all__ = [
-    "STATE_DIRECTORY",
-    "Blobs",
-    "Broker",
-    "Channel",
-    "Column",
-    "Commands",
-    "Condition",
-    "Config",
-    "CsvInput",
-    "Device",
-    "LocalPolicy",
-    "MqttInput",
-    "MqttOutput",
-    "Slot",
-    "SqliteOutput",
-    "StoreLimits",
-    "Timestamp",
-    "load",
-]
+__all__ = ["load"]
 
 CONFIG_BYTES_MAX = 1024 * 1024
 _SECTIONS = {

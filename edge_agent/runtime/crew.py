@@ -14,9 +14,10 @@ import msgspec
 
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime.chatter import Voice
-from edge_agent.runtime.member import WORKER, Member
+from edge_agent.runtime.member import Member
 from edge_agent.runtime.plan import Plan
 from edge_agent.runtime.spare import Spare
+from edge_agent.runtime.starting import WORKER
 
 __all__ = ["Crew", "Notice", "NoticeKind", "Plan"]
 

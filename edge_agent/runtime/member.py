@@ -1,4 +1,4 @@
-"""One worker process as the supervisor sees it: start it, hand it frames, take its answers, end it.
+"""One worker process as the supervisor sees it: hand it frames, take its answers, end it.
 
 It keeps order (answers come in the order of the frames) and deadlines; it decides nothing about releases.
 """
@@ -9,13 +9,10 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -26,37 +23,19 @@ from edge_agent.runtime import wire
 from edge_agent.runtime.cells import encode_cells
 from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.launched import Launched
-from edge_agent.runtime.limits import DEFAULT, Confinement, Limits, unmet
+from edge_agent.runtime.limits import DEFAULT, Confinement, unmet
 from edge_agent.runtime.samples import Samples
+from edge_agent.runtime.starting import WORKER, Program, ending, spawn
 from edge_agent.runtime.view import View
 from edge_agent.runtime.wire import Flag, Header, Kind
 
-__all__ = ["WARM_BATCHES_MAX", "WORKER", "Answer", "Batch", "Member", "Program", "Told", "Upgraded", "failure_of"]
+__all__ = ["WARM_BATCHES_MAX", "Answer", "Batch", "Member", "Told", "Upgraded", "failure_of"]
 
 OUTSTANDING_MAX = 512
 WAITING_BYTES_MAX = 64 << 20  # of texts and the like that the worker's socket does not take yet
 WARM_BATCHES_MAX = 16
 SOCKET_BYTES = 1 << 20
 OBITUARY_SECONDS = 0.02
-# What a worker gets to see of the agent's environment; everything else may hold secrets.
-_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
-_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JOBLIB_MULTIPROCESSING": "0"}
-
-
-class Program(NamedTuple):
-    """What a worker process is started as: the interpreter's arguments, and its environment beside the usual."""
-
-    arguments: tuple[str, ...]
-    environment: Mapping[str, str] = MappingProxyType({})
-
-    def within(self, limits: Limits) -> Program:
-        """Return the program as it is started for a worker with these limits."""
-        parent = os.getpid()
-        told = encode_json(msgspec.structs.replace(limits, parent=parent)).decode()
-        return self._replace(arguments=(*self.arguments, str(parent), told))
-
-
-WORKER = Program(("-I", "-P", "-m", "edge_agent.runtime.worker"))
 
 
 class Batch:
@@ -155,7 +134,7 @@ class Member:
             if confinement.launcher:
                 self.pid, self._launched = 0, Launched(confinement.launcher, theirs, limits, voice)
             else:
-                self.pid = _spawn(theirs, program.within(limits), 2 if voice is None else voice.theirs)
+                self.pid = spawn(theirs, program.within(limits), 2 if voice is None else voice.theirs)
         except BaseException:
             ours.close()
             if voice is not None:
@@ -345,7 +324,7 @@ class Member:
         except ChildProcessError:
             self._ended = "is gone"
             return self._ended
-        self._ended = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
+        self._ended = ending(code)
         return self._ended
 
     def obituary(self) -> Reason:
@@ -367,13 +346,6 @@ def failure_of(error: Exception) -> Reason:
     if isinstance(error, BlockingIOError):
         return Reason(code=ReasonCode.BEHIND, message=f"the worker falls behind: {error}")
     return Reason(code=ReasonCode.EXITED, message=f"the worker is gone or talks nonsense: {error}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name
-        return f"signal {number}"
 
 
 def _checked(answer: Answer, newest: int) -> Answer:
@@ -411,16 +383,3 @@ def _rows(header: Header, payload: memoryview) -> Answer:
         invalid=header.invalid,
         note=words,
     )
-
-
-def _spawn(sock: socket.socket, program: Program, printed: int) -> int:
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _THREADS
-    environment |= program.environment
-    command = [sys.executable, *program.arguments]
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, printed, 1),
-        (os.POSIX_SPAWN_DUP2, printed, 2),
-        (os.POSIX_SPAWN_DUP2, sock.fileno(), 3),
-    ]
-    return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)

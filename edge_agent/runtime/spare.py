@@ -17,8 +17,9 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime import wire
 from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.limits import Confinement
-from edge_agent.runtime.member import WORKER, Member
+from edge_agent.runtime.member import Member
 from edge_agent.runtime.plan import Plan
+from edge_agent.runtime.starting import WORKER
 from edge_agent.runtime.view import View
 
 __all__ = ["AGAIN_SECONDS", "SETTLE_SECONDS", "Spare"]

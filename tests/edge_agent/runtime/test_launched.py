@@ -19,7 +19,8 @@ from edge_agent.contract.digest import encode_json
 from edge_agent.runtime.crew import NoticeKind
 from edge_agent.runtime.launched import Launched, receive_limits
 from edge_agent.runtime.limits import Confinement, Limits
-from edge_agent.runtime.member import WORKER, Member
+from edge_agent.runtime.member import Member
+from edge_agent.runtime.starting import WORKER
 from tests.simulators.release import Releases
 from tests.simulators.slot import Slot
 from tests.simulators.waiting import until

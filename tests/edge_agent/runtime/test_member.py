@@ -36,7 +36,7 @@ class Forged:
             ends.append(sock.dup())
             return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 
-        monkeypatch.setattr(module, "_spawn", spawn)
+        monkeypatch.setattr(module, "spawn", spawn)
         self.member = Member(1, "act@1", Path("/nowhere"), ["x"], {}, 0.0)
         # posix_spawn() returns a moment before the new program has closed what it must not inherit.
         until(lambda: Path(f"/proc/{self.member.pid}/comm").read_text() == "sleep\n", what="the program's start")
@@ -278,7 +278,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
         ends.append(sock.dup())
         return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 
-    monkeypatch.setattr(module, "_spawn", spawn)
+    monkeypatch.setattr(module, "spawn", spawn)
     made = Crew()
     yield made
     made.dismiss(0.0)
