@@ -15,6 +15,7 @@ import msgspec
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.member import Member
+from edge_agent.runtime.patience import EXCUSED_MAX, Patience
 from edge_agent.runtime.plan import Plan
 from edge_agent.runtime.spare import Spare
 from edge_agent.runtime.starting import WORKER
@@ -129,13 +130,11 @@ class Crew:
             if member.loaded is None and now - member.started_at > policy.start_seconds:
                 words = f"not ready after {policy.start_seconds:.0f} s"
                 found.append((member, Reason(code=ReasonCode.START, message=words)))
-            elif owed is not None and now - owed > policy.heartbeat_seconds:
+            elif owed is not None and member.patience.ended(owed, policy.heartbeat_seconds, now):
                 late = self._others_late(member, now)
-                if late and now - owed <= LATE_FACTOR * policy.heartbeat_seconds:
+                if member.says_something or (late and now - owed <= LATE_FACTOR * policy.heartbeat_seconds):
                     continue
-                words = f"no answer to a frame for {now - owed:.1f} s{', nor from another release' if late else ''}"
-                blame = Blame.ENVIRONMENT if late else Blame.RELEASE
-                found.append((member, Reason(code=ReasonCode.HEARTBEAT, message=words, blame=blame)))
+                found.append((member, _no_answer(member.patience, owed, policy.heartbeat_seconds, now, late=late)))
         return found
 
     def _others_late(self, member: Member, now: float) -> bool:
@@ -251,9 +250,19 @@ class Crew:
             if member.loaded is None:
                 times.append(member.started_at + policy.start_seconds)
             if owed is not None:
-                due = owed + policy.heartbeat_seconds
+                due = member.patience.due(owed, policy.heartbeat_seconds)
                 times.append(due if due > now else due + (LATE_FACTOR - 1) * policy.heartbeat_seconds)
         return min(times, default=None)
+
+
+def _no_answer(patience: Patience, since: float, limit: float, now: float, *, late: bool) -> Reason:
+    """Return why a worker is ended that has been at a frame `since` then; `late`: so has another release."""
+    waited = patience.waited(since)
+    words = f"no answer to a frame for {now - since:.1f} s"
+    words += f", {waited:.1f} s of them without a processor" if waited >= 0.1 else ""
+    words += ", nor from another release" if late else ""
+    blame = Blame.ENVIRONMENT if late or waited > EXCUSED_MAX * limit else Blame.RELEASE
+    return Reason(code=ReasonCode.HEARTBEAT, message=words, blame=blame)
 
 
 def _ended(member: Member, deadline: float, now: float) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import time
@@ -24,6 +25,7 @@ from edge_agent.runtime.cells import encode_cells
 from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.launched import Launched
 from edge_agent.runtime.limits import DEFAULT, Confinement, unmet
+from edge_agent.runtime.patience import Patience
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.starting import WORKER, Program, ending, spawn
 from edge_agent.runtime.view import View
@@ -145,6 +147,7 @@ class Member:
         if voice is not None:
             voice.passed()
         ours.setblocking(False)
+        self.patience = Patience(self.pid)
         self.sock = ours
         self.fd = ours.fileno()
 
@@ -223,6 +226,13 @@ class Member:
     def owes_since(self) -> float | None:
         """Return since when the worker may have been at its oldest unanswered batch, None when nothing is owed."""
         return self.owed[0].since if self.owed else None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is something to receive: who is asked late, on a busy machine, may have answered in time."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def receive(self) -> Heard | None:
         """Return the next message, or None at the end of the worker. Raises `BlockingIOError` when nothing waits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 
 from edge_agent.contract.digest import encode_json
-from edge_agent.contract.errors import Reason, ReasonCode
+from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.contract.manifest import HealthPolicy, OutputSpec
 from edge_agent.runtime import member as module
-from edge_agent.runtime import wire
+from edge_agent.runtime import patience, wire
 from edge_agent.runtime.cells import decode_cells
 from edge_agent.runtime.crew import RESTART_SECONDS, Crew, Plan
 from edge_agent.runtime.member import OUTSTANDING_MAX, Answer, Batch, Member, failure_of
+from edge_agent.runtime.patience import Look
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind
 from tests.simulators.waiting import until
@@ -271,11 +273,18 @@ def plan(key: int, history: int = 0, **health: Any) -> Plan:
 
 
 @pytest.fixture
-def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+def told() -> Iterator[list[socket.socket]]:
+    """The workers' ends of their sockets."""
     ends: list[socket.socket] = []
+    yield ends
+    for end in ends:
+        end.close()
 
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch, told: list[socket.socket]) -> Iterator[Crew]:
     def spawn(sock: socket.socket, program: object, printed: int) -> int:
-        ends.append(sock.dup())
+        told.append(sock.dup())
         return os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
 
     monkeypatch.setattr(module, "spawn", spawn)
@@ -283,8 +292,6 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     yield made
     made.dismiss(0.0)
     until(lambda: made.bury(time.monotonic() + 60) or not made.dying, what="burials")
-    for end in ends:
-        end.close()
 
 
 def test_deadlines_to_load_and_to_answer(crew: Crew) -> None:
@@ -298,10 +305,39 @@ def test_deadlines_to_load_and_to_answer(crew: Crew) -> None:
     assert crew.overdue(1000.0) == []
     assert crew.wake_at(1000.0) is None
     member.give(batch(1), 1000.0)
-    assert crew.wake_at(1000.0) == 1005.0
-    assert crew.overdue(1005.0) == []
+    assert crew.wake_at(1000.0) == 1002.5
+    assert crew.overdue(1002.5) == []  # a first look
+    assert crew.wake_at(1002.5) == 1005.0
+    assert crew.overdue(1004.9) == []
     ((_, reason),) = crew.overdue(1005.1)
-    assert reason.code is ReasonCode.HEARTBEAT
+    assert (reason.code, reason.blame) == (ReasonCode.HEARTBEAT, Blame.RELEASE)
+    assert reason.message == "no answer to a frame for 5.1 s"
+
+
+def test_who_has_answered_is_not_late_however_late_it_is_asked(crew: Crew, told: list[socket.socket]) -> None:
+    member = crew.hire(plan(1, heartbeat_seconds=5.0), 0.0)
+    member.loaded = wire.Loaded(load_seconds=0.0, self_test="")
+    member.give(batch(1), 1000.0)
+    assert crew.overdue(1100.0) == []
+    wire.send(told[0], Header(Kind.RESULT), b"")
+    assert crew.overdue(1200.0) == []
+    with contextlib.suppress(ValueError):
+        member.receive()
+    assert [late for late, _ in crew.overdue(1200.0)] == [member]
+
+
+def test_a_worker_that_never_gets_a_processor_is_the_machines_fault(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "look", lambda pid, now: Look(now, 0.0, 0.0, ready=True))
+    member = crew.hire(plan(1, heartbeat_seconds=5.0), 0.0)
+    member.loaded = wire.Loaded(load_seconds=0.0, self_test="")
+    member.give(batch(1), 1000.0)
+    for now in (1002.5, 1005.0, 1007.5, 1010.0, 1020.0, 1040.0):
+        assert crew.overdue(now) == []
+    ((_, reason),) = crew.overdue(1090.0)
+    assert (reason.code, reason.blame) == (ReasonCode.HEARTBEAT, Blame.ENVIRONMENT)
+    assert reason.message == "no answer to a frame for 90.0 s, 87.5 s of them without a processor"
 
 
 def test_replacements_come_later_each_time_and_too_many_are_told(crew: Crew) -> None:
