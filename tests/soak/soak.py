@@ -18,6 +18,7 @@ import importlib.util
 import itertools
 import json
 import operator
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,8 @@ _AFTER = (5, 40)
 # A slow one gives few answers: from later on it would be committed first, and reverted half a minute later.
 LATEST = {"is_slow": 5}
 BACK = ("rolled_back", "reverted")
+LINES_OF_LOSS = 50
+_TELLS_OF_LOSS = re.compile("frame given up|frame failed|active worker lost|committed release fails|lane rests")
 _UNSIGNED = """
 from edge_agent import agent
 from edge_agent.contract.digest import decode_msgpack
@@ -293,6 +296,12 @@ class Soak:
             faults.append(f"memory grows {self._growth():.0f} KiB in 100 rounds")
         return faults
 
+    def account(self) -> None:
+        """Say what the agent itself knows of samples that did not come through."""
+        self._say(f"the agent's own count: {self.agent.slot()['counters']}")
+        told = [line for line in self.agent.log.splitlines() if _TELLS_OF_LOSS.search(line)]
+        self._say("\n".join([f"{len(told)} lines of its log about it:", *told[-LINES_OF_LOSS:]]))
+
     def _growth(self) -> float:
         """KiB in 100 rounds over the second half: what is filled once, caches and histories, is full by then."""
         half = self.looks[len(self.looks) // 2 :]
@@ -378,6 +387,7 @@ def main() -> None:
     with _place() as place, Soak(place, chosen.rate, signed=chosen.signed) as soak:
         soak.run(chosen.swaps, chosen.bad, chosen.every)
         faults = soak.verdict()
+        soak.account()
     print("\n".join(faults) or "nothing lost, nothing repeated, nothing left behind")
     sys.exit(1 if faults else 0)
 
