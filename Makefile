@@ -19,8 +19,7 @@ demo: .venv/publisher.installed
 
 test: .venv/dev.installed
 	@sh .ci/mosquitto
-	FIELDCAST_PYTHONS="$$(sh .ci/interpreters)" $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder \
-		--cov --cov-report=term
+	@sh .ci/test
 
 check:
 	@$(MAKE) --no-print-directory -j2 lint ready
