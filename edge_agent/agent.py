@@ -37,7 +37,7 @@ from edge_agent.update.deployment import Event, EventKind
 from edge_agent.update.opening import StoreLost
 from edge_agent.update.ports import Ports
 from edge_agent.update.recovery import open_store
-from edge_agent.update.trust import verify
+from edge_agent.update.trust import Verifier
 from edge_agent.update.updater import Updater
 
 __all__ = ["Agent", "event_of", "run_rebuilding"]
@@ -92,6 +92,8 @@ class Agent:
         self._reporter.sources = lambda: dict(self._fetcher.faults)
         self._fetcher.tell(lambda: self._work.put(lambda _now: self._reporter.changed()))
         self._reporter.refusals = lambda: (self._commands.refused, self._commands.why)
+        spare = any(slot.spare for slot in config.slot.values())
+        self._verifier = Verifier(state / "verifier.lock", spare=spare)
         self._failures = Failures(config, self._store, profile)
         self._reporter.incidents = self._failures.newest
         self._runtime = wiring.RuntimePort(self._supervisor, config)
@@ -114,7 +116,7 @@ class Agent:
 
     def _ports(self) -> Ports:
         return Ports(
-            verify=functools.partial(verify, lock=self._config.device.state / "verifier.lock"),
+            verify=self._verifier.verify,
             fetch=self._fetcher.fetch,
             blob_path=lambda ref: self._fetcher.path(ref.digest),
             proven=self._fetcher.proven,
@@ -202,6 +204,7 @@ class Agent:
         now = time.time()
         due = min(self._tick(now), self._reporter.due)
         self._reporter.tick(now)
+        self._verifier.tend(time.monotonic())
         if self._supervisor.failure is not None:
             raise StoreError(f"the data path stopped: {self._supervisor.failure!r}")
         if self._supervisor.alive(time.monotonic()):
@@ -279,7 +282,7 @@ class Agent:
         self._systemd.notify("STOPPING=1")
         with contextlib.ExitStack() as rest:  # whatever fails, the rest of it is done
             acts = (self._lock.close, self._store.close, self._client.stop, self._goodbye)
-            for act in (*acts, self._interfaces.close, self._supervisor.stop):
+            for act in (*acts, self._verifier.close, self._interfaces.close, self._supervisor.stop):
                 rest.callback(act)
             try:
                 self._updater.stop(time.time())

@@ -104,11 +104,14 @@ def open_envelope(data: bytes) -> Envelope:
 
 
 # `-I` ignores PYTHONPATH, so a source tree that is not installed must be named; `-P` keeps the working directory out.
-# TUF's library imports the software of every cloud it finds installed, to sign there; boto3 alone doubles the start.
+# TUF's library imports the software of every cloud it finds installed, to sign there; boto3 alone doubles the start. It
+# also imports its own way to fetch over HTTP, a third of the rest; the verifier has files (`update/walk.py`).
 _START = """\
-import runpy, sys
+import runpy, sys, types
 for cloud in ("azure", "boto3", "google.cloud"):
     sys.modules[cloud] = None
+unused = sys.modules["tuf.ngclient.urllib3_fetcher"] = types.ModuleType("tuf.ngclient.urllib3_fetcher")
+unused.Urllib3Fetcher = object
 root = sys.argv.pop(1)
 if root not in sys.path:
     sys.path.insert(0, root)

@@ -10,6 +10,7 @@ that nothing gets older. Floors (in `signed.py`) forbid that too when the accept
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -40,12 +41,19 @@ _NAME = re.compile(r"(?:([1-9][0-9]{0,9})\.(root|snapshot|targets|release|rollou
 
 
 def main() -> int:
-    """Answer the one question on standard input; return the exit status."""
+    """Answer the one question on standard input; return the exit status.
+
+    `sys.argv` may name a directory made for this process; who starts it removes that, or is gone when nothing is asked.
+    """
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     output = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not end up in the answer
     question = sys.stdin.buffer.read(REQUEST_BYTES_MAX + 1)
+    if not question:
+        for directory in sys.argv[1:]:
+            with contextlib.suppress(OSError):
+                Path(directory).rmdir()
     with os.fdopen(output, "wb") as stream:
         stream.write(encode_msgpack(reply_to(question)))
     return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ from edge_agent.contract.verification import REQUEST_BYTES_MAX, Reply, verifier_
 from edge_agent.update import trust
 from edge_agent.update.verifier import answer
 from tests.simulators.channel import ChannelSimulator, sample_manifest
+from tests.simulators.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -124,7 +127,7 @@ def test_a_verifier_that_cannot_be_started_is_a_store_error(
 def test_no_temporary_directory_is_a_store_error(
     channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trust.tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(StoreError, match="temporary directory"):
         trust.verify(channel.request())
 
@@ -133,7 +136,7 @@ def test_no_temporary_directory_is_a_store_error(
 def test_nothing_is_left_in_the_temporary_directory(
     channel: ChannelSimulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None
 ) -> None:
-    monkeypatch.setattr(trust.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if script is None:
         trust.verify(channel.request())
     else:
@@ -178,6 +181,93 @@ def test_verifications_run_one_at_a_time(
     for thread in threads:
         thread.join(30)
     assert [type(error) for error in outcomes] == [UpdateRejected] * 3
+
+
+# --- one that waits for its question -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[trust.Verifier]:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    made = trust.Verifier(tmp_path / "lock", spare=True)
+    yield made
+    made.close()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def waiting(verifier: trust.Verifier) -> subprocess.Popen[bytes]:
+    assert verifier._spare is not None
+    return verifier._spare._process
+
+
+def test_a_spare_waits_for_the_next_question_and_answers_one(
+    channel: ChannelSimulator, verifier: trust.Verifier
+) -> None:
+    verifier.tend(time.monotonic())
+    first = waiting(verifier)
+    verifier.tend(time.monotonic())
+    assert waiting(verifier) is first
+    request = channel.request(accepted=channel.envelope())
+    assert verifier.verify(request) == answer(request)
+    assert first.returncode == 0, "it was asked, and ended"
+    verifier.tend(time.monotonic())
+    assert verifier._spare is None, "not at once: what was verified may be about to start"
+    verifier.tend(time.monotonic() + trust.SPARE_AFTER_SECONDS)
+    assert waiting(verifier).pid != first.pid
+
+
+def test_a_spare_that_was_killed_is_not_asked(channel: ChannelSimulator, verifier: trust.Verifier) -> None:
+    verifier.tend(time.monotonic())
+    spare = waiting(verifier)
+    spare.kill()
+    os.waitid(os.P_PID, spare.pid, os.WEXITED | os.WNOWAIT)
+    assert verifier.verify(channel.request()).releases
+
+
+def test_without_a_wish_for_one_there_is_no_spare(channel: ChannelSimulator) -> None:
+    plain = trust.Verifier()
+    plain.tend(time.monotonic())
+    assert plain._spare is None
+    assert plain.verify(channel.request()).releases
+    plain.tend(time.monotonic() + 1000)
+    assert plain._spare is None
+    plain.close()
+
+
+def test_a_spare_that_cannot_be_started_is_tried_again_later(
+    channel: ChannelSimulator, verifier: trust.Verifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trust, "_command", lambda: [str(tmp_path / "missing")])
+        verifier.tend(100.0)
+    verifier.tend(159.0)
+    assert verifier._spare is None
+    verifier.tend(160.0)
+    assert waiting(verifier).poll() is None
+
+
+PARENT = """
+import os, signal, sys
+from edge_agent.update.trust import Verifier
+verifier = Verifier(spare=True)
+verifier.tend(1.0)
+print(verifier._spare._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_spare_ends_with_its_agent_and_takes_its_directory_along(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.returncode == -9
+    until(lambda: not Path(f"/proc/{int(done.stdout)}").exists(), what="its end")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_agents_side_imports_no_tuf() -> None:
