@@ -96,10 +96,13 @@ def _stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _directory(*, keep: bool) -> Iterator[Path]:
+    """Give a directory for everything, temporary files too: one that is being made when a signal comes has no owner."""
     directory = Path(tempfile.mkdtemp(prefix="fieldcast-demo-"))
+    before, tempfile.tempdir = tempfile.tempdir, str(directory)
     try:
         yield directory
     finally:
+        tempfile.tempdir = before
         if keep:
             print(f"everything is left in {directory}", file=sys.stderr)
         else:
