@@ -244,7 +244,8 @@ class Interfaces(Section, frozen=True, kw_only=True):
 class Slot(Section, frozen=True, kw_only=True):
     """A place where the pipeline of the same name runs: its channel, its tunable values, its input and output.
 
-    With `spare`, a worker waits beside the one that works, so that the next release or replacement starts sooner.
+    With `spare`, a worker waits beside the one that works, and a verifier for the next envelope, so that the next
+    release or replacement starts sooner.
     """
 
     channel: str

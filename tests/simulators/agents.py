@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from edge_agent.doorbell import ring
 from tests.simulators.waiting import until
 
-__all__ = ["AgentProcess", "Counting", "alive", "maps_of", "workers_of"]
+__all__ = ["AgentProcess", "Counting", "alive", "children_of", "maps_of", "workers_of"]
 
 COMMAND = "from edge_agent.cli import main; main()"
 READY_SECONDS = 60.0
@@ -184,11 +184,16 @@ def _slot_is(status: dict[str, Any], **wanted: str) -> bool:
 
 def workers_of(pid: int) -> set[int]:
     """Return the process ids of an agent's workers, those that are on their way out too; no verifier, no probe."""
+    return {child for child, command in children_of(pid).items() if b"edge_agent.runtime.worker" in command}
+
+
+def children_of(pid: int) -> dict[int, bytes]:
+    """Return the command lines of a process's children, by process id."""
     found: set[int] = set()
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
             found |= {int(number) for number in (thread / "children").read_text().split()}
-    return {child for child in found if b"edge_agent.runtime.worker" in _command_of(child)}
+    return {child: _command_of(child) for child in found}
 
 
 def _command_of(pid: int) -> bytes:
