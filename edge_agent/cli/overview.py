@@ -57,7 +57,8 @@ _TROUBLES = {
 
 def _print_slot(slot: dict[str, Any], *, running: bool) -> None:
     rate = f", {slot.get('samples_per_second', 0.0):g} samples/s" if running and slot.get("active") else ""
-    click.echo(f"slot {slot['pipeline']}: runs {slot.get('active') or 'nothing'}{rate}")
+    nothing = "no committed release yet" if slot.get("candidate") else "nothing"
+    click.echo(f"slot {slot['pipeline']}: runs {slot.get('active') or nothing}{rate}")
     if slot.get("candidate"):
         click.echo(f"  on its way: {slot['candidate']} ({_said(slot['state'])})")
         if slot.get("probation"):

@@ -13,3 +13,13 @@ def test_odd_stamps_are_told_with_the_slot(capsys: pytest.CaptureFixture[str]) -
     overview._print_slot({"pipeline": "meter", "counters": counters}, running=True)
     told = "1 samples that came twice, 2 samples stamped late, 3 samples stamped back in time"
     assert f"  since the agent started: {told}\n" in capsys.readouterr().out
+
+
+def test_a_first_release_on_probation_is_not_called_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    overview._print_slot({"pipeline": "meter", "candidate": "meter@1", "state": "live"}, running=True)
+    overview._print_slot({"pipeline": "meter"}, running=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "slot meter: runs no committed release yet",
+        "  on its way: meter@1 (live)",
+        "slot meter: runs nothing",
+    ]
