@@ -1,6 +1,7 @@
 # Every target works alone on a fresh Debian or Ubuntu machine with Python 3.11 or newer: it makes .venv first.
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+BENCHMARKS := identity pipeline health footprint transport activity swap data_path
 
 .PHONY: demo test check lint ready bench conformance guards crash soak clean help
 
@@ -8,7 +9,7 @@ help:
 	@echo "make demo    three devices, three releases, one of which heals itself"
 	@echo "make test    all tests, with coverage"
 	@echo "make check   format, lint, types, import contracts, tests"
-	@echo "make bench   benchmarks"
+	@echo "make bench   benchmarks (half an hour; BENCHMARKS=\"swap pipeline\" names some)"
 	@echo "make conformance   our TUF client against what the public conformance suite asks"
 	@echo "make guards  every attack once with its guard taken out: its test must fail"
 	@echo "make soak    1,000 updates and 200 bad releases in a row under load (an hour; SOAK=\"--swaps 50 --bad 10\")"
@@ -38,7 +39,8 @@ lint: .venv/dev.installed
 	$(BIN)/lint-imports
 
 bench: .venv/dev.installed
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@sh .ci/mosquitto
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 .venv/%.installed: pyproject.toml .ci/venv
 	sh .ci/venv $*
