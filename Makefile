@@ -40,7 +40,9 @@ lint: .venv/dev.installed
 
 bench: .venv/dev.installed
 	@sh .ci/mosquitto
-	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@failed=; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 .venv/%.installed: pyproject.toml .ci/venv
 	sh .ci/venv $*
