@@ -163,21 +163,23 @@ class Device:
         raise SystemExit(f"the agent never said {words!r}:\n{''.join(line for _, line in self._lines[-30:])}")
 
     def until_ready(self) -> None:
-        """Wait until the last release runs alone, and the spare, if there is one, has its libraries."""
-        wanted, deadline = 1 + self.spare, time.monotonic() + DEADLINE_SECONDS
+        """Wait until the last release runs alone, and the spares, if there are any, have their libraries."""
+        wanted, deadline = (1 + self.spare, int(self.spare)), time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline:
-            if len(self.workers()) == wanted:
+            if self.waiting() == wanted:
                 time.sleep(1.0)  # to import them
-                if len(self.workers()) == wanted:
+                if self.waiting() == wanted:
                     return
             time.sleep(0.05)
-        raise SystemExit(f"{len(self.workers())} workers, not {wanted}")
+        raise SystemExit(f"{self.waiting()} workers and verifiers, not {wanted}")
 
-    def workers(self) -> list[int]:
-        """Return the workers' process ids."""
+    def waiting(self) -> tuple[int, int]:
+        """Return how many workers and how many verifiers there are."""
         paths = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         children = [int(child) for path in paths for child in path.read_text().split()]
-        return [one for one in children if b"edge_agent.runtime.worker" in Path(f"/proc/{one}/cmdline").read_bytes()]
+        commands = [Path(f"/proc/{one}/cmdline").read_bytes() for one in children]
+        workers = sum(b"edge_agent.runtime.worker" in one for one in commands)
+        return workers, sum(b"edge_agent.update.verifier" in one for one in commands)
 
     def close(self) -> None:
         """End the agent."""

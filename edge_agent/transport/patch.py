@@ -1,8 +1,8 @@
-"""Makes a blob of an older one and a delta: a short-lived process (M6).
+"""Makes a blob of an older one and a delta: a short-lived process (M6), or `unpacked` where both are small.
 
 `python -m edge_agent.transport.patch`, started by `patching`. A patch holds the older blob and the new one in memory at
-once, and unpacks bytes that nobody signed; here that costs the agent nothing. It checks nothing but the size: whoever
-started it compares the digest.
+once, and unpacks bytes that nobody signed; in a process of its own that costs the agent nothing. It checks nothing but
+the size: whoever started it compares the digest.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 from edge_agent.transport.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict
 
-__all__ = ["WINDOW_LOG_MAX", "main", "memory_bytes"]
+__all__ = ["WINDOW_LOG_MAX", "main", "memory_bytes", "unpacked"]
 
 WINDOW_LOG_MAX = 29
 PIECE_BYTES = 256 * 1024
@@ -45,21 +46,28 @@ def main(arguments: Sequence[str]) -> int:
 
 def _patch(base: str, delta: str, size: int) -> None:
     with open(base, "rb") as file:  # noqa: PTH123
-        prefix = ZstdDict(file.read(), is_raw=True)
-    options: dict[int, int] = {DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
-    unpacker = ZstdDecompressor(zstd_dict=prefix.as_prefix, options=options)
-    left = size
+        prefix = file.read()
     with open(delta, "rb") as file:  # noqa: PTH123
-        while not unpacker.eof:
-            data = file.read(PIECE_BYTES) if unpacker.needs_input else b""
-            if unpacker.needs_input and not data:
-                raise ValueError("it ends in the middle of its zstd frame")
-            view = memoryview(unpacker.decompress(data, max_length=PIECE_BYTES))
-            left -= len(view)
-            if left < 0:
-                raise ValueError(f"it makes more than {size} bytes")
+        for piece in unpacked(prefix, file, size):
+            view = memoryview(piece)
             while view:
                 view = view[os.write(1, view) :]
+
+
+def unpacked(base: bytes, delta: IO[bytes], size: int, *, window_log_max: int = WINDOW_LOG_MAX) -> Iterator[bytes]:
+    """Yield the new blob piece by piece. Raises `ValueError` or `ZstdError` when `delta` is none, or makes too much."""
+    options: dict[int, int] = {DecompressionParameter.window_log_max: window_log_max}
+    unpacker = ZstdDecompressor(zstd_dict=ZstdDict(base, is_raw=True).as_prefix, options=options)
+    left = size
+    while not unpacker.eof:
+        data = delta.read(PIECE_BYTES) if unpacker.needs_input else b""
+        if unpacker.needs_input and not data:
+            raise ValueError("it ends in the middle of its zstd frame")
+        piece = unpacker.decompress(data, max_length=PIECE_BYTES)
+        left -= len(piece)
+        if left < 0:
+            raise ValueError(f"it makes more than {size} bytes")
+        yield piece
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ fetched then.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,8 @@ from edge_agent.contract.messages import Topics, Way, decode_ways
 from edge_agent.transport import child
 from edge_agent.transport.chunks import rejected
 from edge_agent.transport.landing import disk, settle
-from edge_agent.transport.patch import memory_bytes
+from edge_agent.transport.patch import memory_bytes, unpacked
+from edge_agent.transport.zstd import ZstdError
 
 __all__ = ["Asker", "Hints", "choose", "patch", "room"]
 
@@ -35,6 +37,8 @@ HINT_SECONDS = 0.25
 # Below this a delta and its hint are no smaller than the blob.
 BYTES_MIN = 1024
 PATCH_SECONDS = 120.0
+# Both blobs together: up to here the agent patches itself, in less memory than a process takes, and milliseconds.
+HERE_BYTES_MAX = 256 * 1024
 _MEMORY_RESERVE_BYTES = 32 * 1024 * 1024
 
 
@@ -122,13 +126,7 @@ def patch(ref: BlobRef, base: Path, delta: Path, target: Path, stop: threading.E
                 raise TransportError("there is not enough memory for it now")
             with (
                 temporary.open("wb") as file,
-                child.pieces(
-                    "edge_agent.transport.patch",
-                    [str(base), str(delta), str(ref.size)],
-                    deadline_seconds=PATCH_SECONDS,
-                    stall_seconds=PATCH_SECONDS,
-                    stop=stop,
-                ) as pieces,
+                _pieces(base, delta, ref.size, stop) as pieces,
             ):
                 for piece in pieces:
                     found.update(piece)
@@ -141,3 +139,27 @@ def patch(ref: BlobRef, base: Path, delta: Path, target: Path, stop: threading.E
             settle(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _pieces(base: Path, delta: Path, size: int, stop: threading.Event) -> Iterator[Iterator[bytes]]:
+    """Give what a delta makes of its base, piece by piece; the iterator raises `TransportError`."""
+    if base.stat().st_size + size <= HERE_BYTES_MAX:
+        yield _made_here(base, delta, size)
+        return
+    with child.pieces(
+        "edge_agent.transport.patch",
+        [str(base), str(delta), str(size)],
+        deadline_seconds=PATCH_SECONDS,
+        stall_seconds=PATCH_SECONDS,
+        stop=stop,
+    ) as pieces:
+        yield pieces
+
+
+def _made_here(base: Path, delta: Path, size: int) -> Iterator[bytes]:
+    with delta.open("rb") as file:
+        try:
+            yield from unpacked(base.read_bytes(), file, size, window_log_max=HERE_BYTES_MAX.bit_length())
+        except (ValueError, ZstdError) as error:
+            raise TransportError(f"{delta.name[:12]} does not unpack: {error}") from None

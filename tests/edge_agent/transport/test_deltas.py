@@ -13,7 +13,7 @@ from edge_agent.contract.digest import BlobRef
 from edge_agent.contract.errors import TransportError, UpdateRejected
 from edge_agent.contract.manifest import InputSpec, Manifest, OutputSpec, Stage
 from edge_agent.contract.messages import WAYS_MAX, Topics, Way, Ways, decode_ways, encode_ways
-from edge_agent.transport import blobs, landing, patching
+from edge_agent.transport import blobs, child, landing, patching
 from edge_agent.transport.client import Client
 from edge_agent.transport.fetcher import Fetcher
 from edge_agent.transport.patch import memory_bytes
@@ -221,6 +221,39 @@ def test_a_patch_that_is_stopped_leaves_nothing(tmp_path: Path, delta: bytes) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["delta", "old"]
     patch(BlobRef.of(NEW), old, difference, target, stop)
     assert target.read_bytes() == NEW
+
+
+SMALL = OLD[:20_000]
+SMALL_NEW = SMALL[:5_000] + b"twenty lines" * 20 + SMALL[5_100:]
+NO_DELTA = {
+    "no delta at all": (b"hello, this is no zstd frame", "does not unpack"),
+    "truncated": ((make(SMALL, SMALL_NEW) or b"")[:-5], "in the middle of its zstd frame"),
+    "endless": (make(SMALL, SMALL * 4) or b"", "more than 20140 bytes"),
+    # RFC 8878, section 3.1.1: magic number, descriptor, a window of 2^27 bytes, and a last block of five as they are.
+    "asking for much memory": (b"\x28\xb5\x2f\xfd" + b"\x00\x88" + b"\x29\x00\x00hello", "does not unpack"),
+}
+
+
+def test_small_blobs_are_patched_without_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "pieces", lambda *_, **__: pytest.fail("a process was started"))
+    old, difference, target = tmp_path / "old", tmp_path / "delta", tmp_path / "new"
+    old.write_bytes(SMALL)
+    difference.write_bytes(make(SMALL, SMALL_NEW) or b"")
+    patch(BlobRef.of(SMALL_NEW), old, difference, target, threading.Event())
+    assert target.read_bytes() == SMALL_NEW
+    with pytest.raises(UpdateRejected, match="makes other bytes"):
+        patch(BlobRef.of(SMALL_NEW[::-1]), old, difference, tmp_path / "other", threading.Event())
+
+
+@pytest.mark.parametrize("name", NO_DELTA)
+def test_what_is_no_delta_of_a_small_blob_leaves_nothing(tmp_path: Path, name: str) -> None:
+    lie, words = NO_DELTA[name]
+    old, difference = tmp_path / "old", tmp_path / "delta"
+    old.write_bytes(SMALL)
+    difference.write_bytes(lie)
+    with pytest.raises(TransportError, match=words):
+        patch(BlobRef.of(SMALL_NEW), old, difference, tmp_path / "new", threading.Event())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["delta", "old"]
 
 
 def test_without_memory_for_a_patch_there_is_none(
