@@ -254,4 +254,4 @@ def _expiry(role: str, envelope: Envelope) -> datetime | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # all is written and closed; taking the interpreter apart takes longer than judging an envelope
