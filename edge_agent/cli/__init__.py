@@ -14,7 +14,7 @@ import click
 import msgspec
 
 import edge_agent
-from edge_agent import telemetry
+from edge_agent import allocator, telemetry
 from edge_agent.cli.command import EXIT_STORE, as_json, configured, with_config
 from edge_agent.cli.doctor import doctor
 from edge_agent.cli.enrolling import enroll
@@ -60,6 +60,7 @@ for command in (status, release, hold, gc, doctor, enroll, import_, incident):
 )
 def run(config_path: Path | None, log_level: str) -> None:
     """Run the agent in the foreground, until SIGTERM or Ctrl-C."""
+    allocator.settle()
     config = configured(config_path)
     telemetry.set_up_logging(log_level)
     from edge_agent.agent import run_rebuilding

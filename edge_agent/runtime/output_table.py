@@ -39,6 +39,7 @@ class OutputTable:
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")  # confirmed means: survives a power cut
+            self._database.execute("PRAGMA cache_size = -256")  # KiB: only the ends of a table and its key are used
             self._database.execute(f'CREATE TABLE IF NOT EXISTS "{table}" ({_DECLARED})')
             self._columns = self._check()
         except BaseException:

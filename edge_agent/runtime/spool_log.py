@@ -39,6 +39,7 @@ class SpoolLog:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("PRAGMA cache_size = -256")  # KiB: only its two ends are used
             self._database.execute("CREATE TABLE IF NOT EXISTS spool (number INTEGER PRIMARY KEY, data BLOB NOT NULL)")
             self._database.execute(_FORGET_BEFORE_GAP)
             found = self._database.execute(

@@ -25,21 +25,21 @@ class Proven:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._marks: dict[Path, _Mark] = {}
+        self._marks: dict[str, _Mark] = {}  # by path: a `Path` takes several times as much
 
     def note(self, ref: BlobRef, path: Path) -> None:
         """Note that the file at `path` was just found to be the blob. Raises `OSError` if it is gone."""
-        mark = _mark(ref, path)
+        mark, name = _mark(ref, path), str(path)
         with self._lock:
-            self._marks.pop(path, None)
-            self._marks[path] = mark
+            self._marks.pop(name, None)
+            self._marks[name] = mark
             while len(self._marks) > KEPT_MAX:
                 del self._marks[next(iter(self._marks))]
 
     def holds(self, ref: BlobRef, path: Path) -> bool:
         """Tell whether the file at `path` was found to be the blob, and has not been touched since."""
         with self._lock:
-            known = self._marks.get(path)
+            known = self._marks.get(str(path))
         try:
             return known is not None and known[3] == ref.size and known == _mark(ref, path)
         except OSError:

@@ -37,6 +37,8 @@ with _hidden("numpy", "pandas"):
 __all__ = ["StoreCorrupt", "StoreLost", "StoreUnwritable", "blank", "copied", "failure", "opened"]
 
 BUSY_SECONDS = 10.0
+# Pages that SQLite keeps for itself; the system has them, too. By default it takes up to 2 MiB for a file of as much.
+CACHE_KIB = 256
 # https://sqlite.org/rescode.html
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
@@ -63,6 +65,7 @@ def opened(path: Path) -> sqlite_utils.Database:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         return _migrated(connection, path)
     except (sqlite3.Error, OSError) as error:
         if connection is not None:

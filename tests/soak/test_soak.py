@@ -45,7 +45,31 @@ def test_what_is_lost_repeated_or_left_behind_is_a_fault(tmp_path: Path, monkeyp
     found = trial.verdict()
     assert found[:2] == ["2 lost", "1 unreadable"]
     assert found[2].startswith("descriptors: ")
-    assert "memory grows 100000 KiB in 100 rounds" in found[3]
+    assert found[3].startswith("memory grew 100000 KiB, ")
+    assert found[4] == "memory grows 100000 KiB in 100 rounds"
+
+
+@pytest.mark.parametrize(
+    ("every", "grown", "fault"),
+    [
+        (25, [0, 900, 1500, 1500, 1550, 1500, 1600], ""),  # filled once, and still since
+        (25, [0, 900, 1500, 2000, 2100, 2200, 2250], "memory grew 2250 KiB"),  # more than is known to fill
+        (10, [0, 300, 600, 900, 1200], ""),  # too short to tell
+        (25, [0, 150, 300, 450, 600, 750, 900], "memory grows 600 KiB in 100 rounds"),
+        (200, [0, 120, 240, 360, 480, 600, 720], "memory grows 60 KiB in 100 rounds"),  # the longer, the less is much
+    ],
+)
+def test_steady_growth_is_told_from_what_is_filled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, grown: list[int], fault: str
+) -> None:
+    trial = Soak(tmp_path, 1, words=io.StringIO())
+    told = dict.fromkeys(("lost", "repeated", "invented", "unreadable"), 0)
+    monkeypatch.setattr(trial, "_counter", type("Told", (), {"final": lambda self: told})(), raising=False)
+    before = held(os.getpid(), tmp_path)
+    trial.looks = [(7 + every * place, before._replace(own=30_000 + more)) for place, more in enumerate(grown)]
+    found = trial.verdict()
+    assert len(found) == bool(fault)
+    assert all(one.startswith(fault) for one in found)
 
 
 def test_the_counter_sees_what_is_lost_repeated_and_invented() -> None:
