@@ -6,6 +6,7 @@ It knows their plans and deadlines, not who serves: that is the lane's.
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,9 @@ class Crew:
     def __init__(self) -> None:
         self._listens: Callable[[str], Voice] | None = None
         self._members: dict[int, Member] = {}
+        self._history_rows = 0
+        self.heartbeat_seconds = math.inf
+        """The shortest time that one of them has for a frame."""
         self._plans: dict[int, Plan] = {}
         self._sandbox: dict[str, str] = {}
         self._dying: list[tuple[Member, float]] = []
@@ -82,9 +86,16 @@ class Crew:
         """Take the spare worker for `plan` if it suits, else start one. Raises `OSError` when the system refuses."""
         member = self.spare.take(plan, now) or self._new(plan, now)
         known = {one.key for one in self._members.values()}
-        self._members = {**self._members, member.fd: member}
         self._plans = {key: one for key, one in self._plans.items() if key in known} | {plan.key: plan}
+        self._work({**self._members, member.fd: member})
         return member
+
+    def _work(self, members: dict[int, Member]) -> None:
+        """Let these work here from now on."""
+        plans = [self.plan(one) for one in members.values()]
+        self._members = members
+        self._history_rows = max([plan.history for plan in plans], default=0)
+        self.heartbeat_seconds = min([plan.health.heartbeat_seconds for plan in plans], default=math.inf)
 
     def listen(self, listens: Callable[[str], Voice]) -> None:
         """Let workers print to what `listens` makes for a release."""
@@ -117,10 +128,8 @@ class Crew:
     @property
     def history_rows(self) -> int:
         """How many past samples may be needed to warm a replacement up."""
-        plans = [self.plan(one) for one in self._members.values()]
-        if self._again is not None:
-            plans.append(self._again[1])
-        return max([plan.history for plan in plans], default=0) or 1
+        again = self._again[1].history if self._again is not None else 0
+        return max(self._history_rows, again, 1)
 
     def overdue(self, now: float) -> list[tuple[Member, Reason]]:
         """Return who missed a deadline: to be ready, or to answer a frame."""
@@ -170,7 +179,7 @@ class Crew:
     def _without(self, member: Member) -> bool:
         """Take a member off the list; tell whether it was on it."""
         found = member.fd in self._members
-        self._members = {fd: one for fd, one in self._members.items() if fd != member.fd}
+        self._work({fd: one for fd, one in self._members.items() if fd != member.fd})
         return found
 
     def keep_spare(self, now: float, *, calm: bool) -> None:

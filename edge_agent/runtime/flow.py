@@ -79,6 +79,7 @@ class Flow:
         self._number = 0
         self._switching = False
         self._boundary = 0.0
+        self._look_at, self._seen = 0.0, self.crew.by_descriptor()
         self._trail, self._passed = trail, 0
         if trail is not None:
             self._resume(trail)
@@ -130,7 +131,8 @@ class Flow:
 
     def _beside(self) -> Member | None:
         """Return who computes along: the shadowing candidate, the old worker behind a live one, or a second opinion."""
-        other = {Mode.IDLE: self._second, Mode.SHADOW: self._candidate, Mode.LIVE: self._active}[self.mode]
+        mode = self.mode
+        other = self._second if mode is Mode.IDLE else self._candidate if mode is Mode.SHADOW else self._active
         return other if other is not None and other.loaded is not None else None
 
     def arrived(self, events: int, now: float) -> None:
@@ -141,24 +143,23 @@ class Flow:
             return
         self.source.handle(events, now)
 
-    def _looked(self, now: float) -> bool:
-        """Look at the source if that is what a batch waits for: at once, since another turn costs more."""
-        if not self.linger.looking:
-            return False
+    def _look(self, now: float) -> None:
+        """Look at the source, which was let alone: at once, since another turn costs more."""
         descriptor, events, _ = self.source.interest()
         if descriptor >= 0:
             poll = select.poll()
             poll.register(descriptor, events)
             for _, seen in poll.poll(0):
                 self.source.handle(seen, now)
-        return not self.linger.waits(now)
 
     def _dispatch(self, now: float) -> None:
         serving = self._serving()
+        if serving is None or self.linger.resting(now):
+            return
         if self._trail is not None and self._trail.crowded:
             return  # until the sink has confirmed more
-        if serving is None or (self.linger.waits(now) and not self._looked(now)):
-            return
+        if self.linger.rested():
+            self._look(now)
         if self.linger.seconds and not self.linger.begins(self._outlet.gather(ROWS_MAX), ROWS_MAX, now):
             return
         again = self._outlet.again > 0

@@ -11,8 +11,8 @@ decides. How frames pass is `flow`'s.
 from __future__ import annotations
 
 import logging
-
-import msgspec
+from collections.abc import Callable
+from typing import Any
 
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
@@ -22,7 +22,7 @@ from edge_agent.runtime.handover import Handover
 from edge_agent.runtime.health import Verdict, VerdictKind
 from edge_agent.runtime.hedge import Hedge
 from edge_agent.runtime.history import History
-from edge_agent.runtime.interest import Interest
+from edge_agent.runtime.interest import Waits
 from edge_agent.runtime.member import Answer, Member, Told, Upgraded, failure_of
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.upkeep import Upkeep, refused
@@ -110,18 +110,38 @@ class Lane(Upkeep):
 
     # --- turns and answers ----------------------------------------------------------------------------------------
 
+    def obey(self, order: Callable[[Any, Any, float], None], what: Any, now: float) -> None:
+        """Carry out one of the orders above."""
+        self._look_at = 0.0
+        order(self, what, now)
+
+    def turn(self, now: float) -> Waits:
+        """Do what can be done now, and return what for and until when to wait."""
+        self.pump(now)
+        descriptor, events, due = self.source.interest()
+        if self.linger.resting(now):
+            descriptor, events = -1, 0
+        until = min(self._look_at, self.linger.wake_at(now))
+        return (descriptor, events, due), self.sink.interest(), self.crew.by_descriptor(), until
+
     def pump(self, now: float) -> None:
-        """Do what can be done now: confirm inputs, look at deadlines, move the pointer, send the next batch."""
+        """Confirm inputs, look around if it is time to, send the next batch."""
         self._outlet.flush()
         self._acknowledge()
+        if now >= self._look_at or self._candidate is not None or self.crew.by_descriptor() is not self._seen:
+            self._look_around(now)
+        if self._inflight is None and not (self.draining or self._holding(now)):
+            self._dispatch(now)
+
+    def _look_around(self, now: float) -> None:
+        """Look at deadlines, move the pointer, and find out when to look again; most turns have no need of it."""
         self._deadlines(now)
         if self._inflight is not None and self._inflight.answers:
             self._settle(self._inflight, now)
         if self._switching:
             self._switch(now)
         self._work_off(now)
-        if self._inflight is None and not (self.draining or self._holding(now)):
-            self._dispatch(now)
+        self._look_at, self._seen = self._next_look(now), self.crew.by_descriptor()
 
     def hear(self, member: Member, now: float) -> None:
         """Take what the member has to say, all the answers that it owes at the most: poll() tells of more."""
@@ -132,14 +152,15 @@ class Lane(Upkeep):
                 return
             except ValueError as error:
                 return self._lost(member, failure_of(error), now)
-            if heard is None:
+            if isinstance(heard, Answer):
+                if not heard.warm:
+                    self._answered(member, heard, now)
+            elif heard is None:
                 self._lost(member, None, now)
             elif isinstance(heard, wire.Loaded):
                 self._loaded(member, heard, now)
             elif isinstance(heard, wire.Failure):
                 self._lost(member, heard.reason, now, heard.traceback)
-            elif isinstance(heard, Answer) and not heard.warm:
-                self._answered(member, heard, now)
             elif isinstance(heard, Told) and heard.latest:
                 self._told_state(member, heard.states, now)
             elif isinstance(heard, Upgraded):
@@ -305,9 +326,9 @@ class Lane(Upkeep):
         self.crew.keep_spare(now, calm=self._candidate is None and self._second is None)
         self.crew.bury(now)
 
-    def wake_at(self, now: float) -> float | None:
-        """Return when `pump` must be called again even if nothing happens (monotonic seconds)."""
-        times = [self.crew.wake_at(now), self.linger.wake_at(now)]
+    def _next_look(self, now: float) -> float:
+        """Return when to look around again (monotonic seconds), before any frame given meanwhile can be overdue."""
+        times = [now + self.crew.heartbeat_seconds / 2, self.crew.wake_at(now)]
         if self._handover is not None:
             times.append(self._handover.due)
         if self._probation is not None:
@@ -316,14 +337,7 @@ class Lane(Upkeep):
             times.append(self._steps_in_at(self._inflight))
         if self._inflight is None and self._holding(now):
             times.append(self._boundary + SWITCH_SECONDS)
-        return min([one for one in times if one is not None], default=None)
-
-    def interests(self, now: float) -> tuple[Interest, Interest, dict[int, Member], float | None]:
-        """Return what source and sink wait for, the workers by descriptor, and when `pump` is due."""
-        descriptor, events, due = self.source.interest()
-        if self.linger.resting(now):
-            descriptor, events = -1, 0
-        return (descriptor, events, due), self.sink.interest(), self.crew.by_descriptor(), self.wake_at(now)
+        return min(one for one in times if one is not None)
 
     def _lost(self, member: Member, reason: Reason | None, now: float, traceback: str = "") -> None:
         """A member is of no use any more, by its own fault; without a reason its end will tell."""
@@ -331,21 +345,5 @@ class Lane(Upkeep):
             return
         if member is self._candidate:
             self._condemn(member, reason, now, traceback)
-            return
-        reason = reason or member.obituary()
-        self.crew.discard(member, now)
-        if member is self._second:  # it does no better
-            self._second = self._comparison = None
-        if member is not self._active:
-            return
-        self._forget_active()
-        if member.owed and member.owed[0].warm:
-            self._history.clear()  # it died of what it was shown, and so would the next one
-        self.counters["crashes"] += 1
-        log.warning("active worker lost slot=%s release=%s reason=%s", self.slot, member.release, reason)
-        words = self.crew.mourn(member, reason, now)
-        if self._inflight is not None and self.mode is not Mode.LIVE and member.loaded is not None:
-            self._retry_or_skip(self._inflight, now)  # who never loaded has not seen it
-        if words and reason.code is not ReasonCode.SANDBOX:  # no earlier release is kept any better
-            why = msgspec.structs.replace(reason, message=words)
-            self._tell(NoticeKind.STOPPED_SERVING, member, words, why, traceback)
+        else:
+            self._mourn(member, reason or member.obituary(), now, traceback)

@@ -11,6 +11,8 @@ begins at once.
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["NAP_SECONDS", "Linger"]
 
 NAP_SECONDS = 0.002
@@ -22,13 +24,11 @@ class Linger:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self._since: float | None = None
-        self._until = 0.0
-        self.looking = False
-        """Whether a nap is over, and the source has to be looked at before a batch begins."""
+        self._until: float | None = None
 
     def sent(self, now: float) -> None:
         """A batch is in flight from now on."""
-        self._since, self.looking = now, False
+        self._since = now
         self.rest(now)
 
     def rest(self, now: float) -> None:
@@ -37,13 +37,13 @@ class Linger:
 
     def ended(self, now: float) -> None:
         """The batch is done with."""
-        self._until = 0.0
+        self._until = now
         if self.seconds and self._since is not None:
             self._nap(self._since if now - self._since >= self.seconds else now, now)
 
     def resting(self, now: float) -> bool:
         """Tell whether the source is let alone."""
-        return now < self._until
+        return self._until is not None and now < self._until
 
     def puts_off(self, now: float) -> bool:
         """Tell whether reading what has just come is put off, so that more comes with it."""
@@ -52,15 +52,10 @@ class Linger:
         self._nap(now, now)
         return True
 
-    def waits(self, now: float) -> bool:
-        """Tell whether nothing begins now: during a nap, and after it until the source has been looked at."""
-        if self._until:
-            self.looking = now >= self._until
-            if self.looking:
-                self._until = 0.0
-            return True
-        self.looking = False
-        return False
+    def rested(self) -> bool:
+        """Tell once that the source was let alone: it has to be looked at before a batch begins."""
+        rested, self._until = self._until is not None, None
+        return rested
 
     def begins(self, rows: int, most: int, now: float) -> bool:
         """Tell whether a batch of the `rows` that wait begins now; `most` are a full one."""
@@ -75,11 +70,9 @@ class Linger:
         self._nap(since, now)
         return False
 
-    def wake_at(self, now: float) -> float | None:
-        """Return when somebody must look again, None when only something new matters."""
-        if self.looking:
-            return now
-        return self._until if self._until > now else None
+    def wake_at(self, now: float) -> float:
+        """Return when somebody must look again, infinity when only something new matters."""
+        return self._until if self._until is not None and self._until > now else math.inf
 
     def _nap(self, since: float, now: float) -> None:
         self._since, self._until = since, min(since + self.seconds, now + NAP_SECONDS)

@@ -43,17 +43,12 @@ OBITUARY_SECONDS = 0.02
 class Batch:
     """Some samples on their way through, numbered from 1, with the answers given so far by deployment key."""
 
-    __slots__ = ("again", "answers", "number", "samples", "sent_at")
+    __slots__ = ("again", "answers", "number", "rows", "samples", "sent_at")
 
     def __init__(self, number: int, samples: Samples, now: float, *, again: bool = False) -> None:
-        self.number, self.samples, self.sent_at = number, samples, now
+        self.number, self.samples, self.rows, self.sent_at = number, samples, samples.rows, now
         self.again = again  # from an earlier run of the agent
         self.answers: dict[int, Answer] = {}
-
-    @property
-    def rows(self) -> int:
-        """How many samples these are."""
-        return self.samples.rows
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,12 +207,14 @@ class Member:
             self._push()
 
     def _push(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._waiting:
-                header, parts = self._waiting[0]
+        while self._waiting:
+            header, parts = self._waiting[0]
+            try:
                 wire.send(self.sock, header, *parts)
-                self._waiting.popleft()
-                self._waiting_bytes -= len(parts[-1]) if isinstance(parts[-1], bytes) else 0
+            except BlockingIOError:
+                return
+            self._waiting.popleft()
+            self._waiting_bytes -= len(parts[-1]) if isinstance(parts[-1], bytes) else 0
 
     def owes(self, batch: Batch) -> bool:
         """Tell whether the batch was given and not yet answered."""
@@ -254,7 +251,10 @@ class Member:
             raise ValueError(f"unreadable {header.kind.name}: {error}") from None
 
     def _parse(self, header: Header, payload: memoryview) -> Heard:
-        if header.kind is not Kind.RESULT and len(payload) > _BYTES_MAX.get(header.kind, wire.INLINE_BYTES):
+        if header.kind is Kind.RESULT:
+            owed = self._answered(header)
+            return Answer(batch=header.batch, warm=True) if owed.warm else _checked(_rows(header, payload), owed.newest)
+        if len(payload) > _BYTES_MAX.get(header.kind, wire.INLINE_BYTES):
             raise ValueError(f"{header.kind.name} of {len(payload)} bytes")
         if header.kind is Kind.READY and not self._ready:
             self._ready = True
@@ -276,25 +276,22 @@ class Member:
             return Upgraded()
         if header.kind is Kind.ERROR and header.batch == 0:
             return decode_json(payload, wire.Failure)
-        if header.kind not in (Kind.RESULT, Kind.ERROR):
+        if header.kind is not Kind.ERROR:
             raise ValueError(f"a worker does not send {header.kind.name} now")
+        owed = self._answered(header)
+        failure = decode_json(payload, wire.Failure)
+        return Answer(batch=header.batch, warm=owed.warm, failure=failure, note=failure.note)
+
+    def _answered(self, header: Header) -> _Owed:
+        """Take the oldest batch off; the worker has time for the next one from now on, and room in its socket."""
         if not self.owed or self.owed[0].number != header.batch:
             raise ValueError(f"an answer to batch {header.batch} out of turn")
-        owed = self._answered()
-        if header.kind is Kind.ERROR:
-            failure = decode_json(payload, wire.Failure)
-            return Answer(batch=header.batch, warm=owed.warm, failure=failure, note=failure.note)
-        if owed.warm:
-            return Answer(batch=header.batch, warm=True)
-        return _checked(_rows(header, payload), owed.newest)
-
-    def _answered(self) -> _Owed:
-        """Take the oldest batch off; the worker has time for the next one from now on, and room in its socket."""
         done = self.owed.popleft()
         if self.owed:
             self.owed[0] = self.owed[0]._replace(since=max(self.owed[0].since, time.monotonic()))
-        with contextlib.suppress(OSError):  # its end of file says it all
-            self._push()
+        if self._waiting:
+            with contextlib.suppress(OSError):  # its end of file says it all
+                self._push()
         return done
 
     def stop(self) -> None:
@@ -370,12 +367,14 @@ def _rows(header: Header, payload: memoryview) -> Answer:
     count = header.rows
     note = 4 + int.from_bytes(payload[:4], "little")
     words = decode_json(payload[4:note], wire.Note)
-    heads = array("q", bytes(payload[note : note + 24 * count]))
+    heads = array("q")
+    heads.frombytes(payload[note : note + 24 * count])
     body = payload[note + 24 * count :]
     if len(heads) != 3 * count:
         raise ValueError(f"a result of {count} rows is too short")
-    if header.flags is Flag.RAW or header.flags & Flag.RAW:
-        flat, width = array("d", bytes(body)), header.columns
+    if header.flags & Flag.RAW:
+        flat, width = array("d"), header.columns
+        flat.frombytes(body)
         if len(flat) != count * width:
             raise ValueError(f"a result of {count} rows and {width} columns has {len(flat)} values")
         # As many of one iterator as a row is wide: rows without slices.

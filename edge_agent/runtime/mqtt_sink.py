@@ -54,7 +54,7 @@ class MqttSink:
         self._opened = 0
         self._written = 0
         self._bytes = 0  # of everything unconfirmed
-        self._backlog: deque[bytes] = deque()
+        self._backlog: deque[bytes] = deque()  # QoS 0: packets; QoS 1: payloads, since a packet has a number as well
         self._sending: deque[tuple[int, bytes]] = deque()  # QoS 0: where each ends in what was queued
         self._unacknowledged: OrderedDict[int, bytes | None] = (
             OrderedDict()
@@ -91,10 +91,13 @@ class MqttSink:
         """Take outputs, in order. `ValueError` for more than `room`."""
         if len(messages) > self._outputs_max - (self._written - self.confirmed):
             raise ValueError(f"{len(messages)} outputs do not fit: there is room for {self.room}")
-        payloads = list(map(_encode, messages))
-        self._backlog.extend(payloads)
-        self._bytes += sum(map(len, payloads))
-        self._written += len(messages)
+        made = list(map(_encode, messages))
+        if self._qos == _AT_MOST_ONCE:
+            topic, retain = self._topic, self._retain
+            made = [_Publish(topic, payload, retain=retain).write() for payload in made]
+        self._backlog.extend(made)
+        self._bytes += sum(map(len, made))
+        self._written += len(made)
         self._pump(time.monotonic())
 
     def close(self) -> None:
@@ -118,16 +121,16 @@ class MqttSink:
 
     def _publish_once(self) -> None:
         """Queue what the connection may hold at QoS 0, in one piece."""
-        connection, backlog, topic, retain = self._connection, self._backlog, self._topic, self._retain
+        connection, backlog = self._connection, self._backlog
         end, most, packets = connection.queued_bytes, connection.sent_bytes + UNSENT_BYTES_MAX, []
         while backlog and end < most:
-            payload = backlog.popleft()
-            packet = _Publish(topic, payload, retain=retain).write() if retain else _Publish(topic, payload).write()
-            if len(packet) > connection.packet_bytes_max:
-                packet = self._too_large(packet)
-            packets.append(packet)
-            end += len(packet)
-            self._sending.append((end, payload))
+            packet = backlog.popleft()
+            if len(packet) <= connection.packet_bytes_max:
+                packets.append(packet)
+                end += len(packet)
+            else:
+                self._too_large(packet)
+            self._sending.append((end, packet))
         connection.send(b"".join(packets))
 
     def _publish_window(self, window: int) -> None:
@@ -154,10 +157,9 @@ class MqttSink:
             self._too_large(packet)
             self._settle(packet_id)
 
-    def _too_large(self, packet: bytes) -> bytes:
+    def _too_large(self, packet: bytes) -> None:
         """Give an output up: it would end the connection, and again after every reconnection."""
         self.faults.note(TOO_LARGE, f"{len(packet)} bytes, the broker takes {self._connection.packet_bytes_max}")
-        return b""
 
     def _fresh_id(self) -> int:
         while True:
@@ -188,7 +190,7 @@ class MqttSink:
     def _handed_over(self) -> None:
         sending, sent = self._sending, self._connection.sent_bytes
         if sending and sending[-1][0] <= sent:
-            self._bytes -= sum([len(payload) for _, payload in sending])
+            self._bytes -= sum([len(packet) for _, packet in sending])
             self.confirmed += len(sending)
             sending.clear()
         while sending and sending[0][0] <= sent:
@@ -197,7 +199,7 @@ class MqttSink:
 
     def _restart(self) -> None:
         """Put what the last connection did not get through in front of the backlog, in order."""
-        self._backlog.extendleft(payload for _, payload in reversed(self._sending))
+        self._backlog.extendleft(packet for _, packet in reversed(self._sending))
         self._sending.clear()
         # One that is done already keeps its place, empty: it must not be confirmed before an older one is.
         self._backlog.extendleft(payload or b"" for payload in reversed(self._unacknowledged.values()))

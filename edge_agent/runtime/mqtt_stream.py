@@ -107,14 +107,12 @@ class Connection:
         if reading and not self._reading:  # silence while nobody listened proves nothing
             self._pinged_at, self._received_at = None, time.monotonic()
         self._reading = reading
-        if self._state is _State.WAITING:
-            return -1, 0, self._retry_at
-        if self._state is _State.DIALING and self._dial is not None:
+        if self._socket is not None:
+            events = (select.POLLIN if reading else 0) | (select.POLLOUT if self._out else 0)
+            return self._socket.fileno(), events, 0.0 if reading and self._undecrypted() else self._deadline()
+        if self._dial is not None:
             return self._dial.fd, select.POLLIN, None
-        if self._socket is None:
-            return -1, 0, None
-        events = (select.POLLIN if reading else 0) | (select.POLLOUT if self._out else 0)
-        return self._socket.fileno(), events, 0.0 if reading and self._undecrypted() else self._deadline()
+        return -1, 0, self._retry_at if self._state is _State.WAITING else None
 
     def handle(self, events: int, now: float) -> list[mqtt5.PublishPacket | mqtt5.PubAckPacket]:
         """Do what can be done without waiting, given what poll() saw; return data packets in order of arrival.

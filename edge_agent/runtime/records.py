@@ -33,6 +33,7 @@ __all__ = [
 
 RECORD = struct.Struct("<IIQIIII")  # checksum; bytes, first row, rows, flags, columns' checksum, bytes of padding
 CHECKED = 4  # from here on the checksum counts
+_AFTER_CHECKSUM = struct.Struct("<IQIIII")
 MARKS, CELLS = 1, 2
 ROWS_MAX = 1 << 20
 
@@ -62,10 +63,10 @@ def encode(samples: Samples, start: int) -> bytes:
         values = msgspec.msgpack.encode([samples.dtypes, values])
     body = b"".join((samples.sequences, samples.timestamps, samples.marks, values))
     padding = -len(body) % 8
-    body += bytes(padding)
-    shape = shape_of(samples.columns)
-    head = RECORD.pack(0, RECORD.size + len(body), start, samples.rows, flags, shape, padding)[CHECKED:]
-    return b"".join((zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "little"), head, body))
+    size = RECORD.size + len(body) + padding
+    head = _AFTER_CHECKSUM.pack(size, start, samples.rows, flags, shape_of(samples.columns), padding)
+    record = b"".join((head, body, bytes(padding)))
+    return zlib.crc32(record).to_bytes(CHECKED, "little") + record
 
 
 def samples_of(record: memoryview, columns: tuple[str, ...]) -> Samples | None:

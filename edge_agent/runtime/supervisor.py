@@ -33,9 +33,8 @@ DRAIN_SECONDS = 1.0
 DRAIN_TURN_SECONDS = 0.02
 REST_SECONDS = 1.0
 T = TypeVar("T")
-Owner: TypeAlias = "Member | Source | Sink"
 Due: TypeAlias = "tuple[int, float, Lane, Source | Sink]"
-Wait: TypeAlias = "tuple[Lane, int, int, int, int, dict[int, Member]]"
+Wanted: TypeAlias = "tuple[int, Lane, Member | Source | Sink]"
 
 
 class Supervisor:
@@ -48,9 +47,7 @@ class Supervisor:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = threading.Event()
         self._poll = select.poll()
-        self._registered: dict[int, int] = {}
-        self._waits: list[Wait] = []
-        self._owners: dict[int, tuple[Lane, Owner]] = {}
+        self._wanted: dict[int, Wanted] = {}
         self._chatter = Chatter()
         for lane in self.lanes.values():
             lane.crew.listen(functools.partial(self._chatter.voice, lane.slot))
@@ -148,9 +145,7 @@ class Supervisor:
     def _turn(self, longest: float = POLL_SECONDS_MAX) -> None:
         now = time.monotonic()
         self.beat = now
-        for lane in self._awake(now):
-            self._try(lane, now, lane.pump, now)
-        due, deadline = self._interests(now)
+        due, deadline = self._move(now)
         wait = min(max(deadline - time.monotonic(), 0.0), longest)
         # poll() counts in whole milliseconds: rounding up a deadline beats spinning on it.
         ready = dict(self._poll.poll(int(wait * 1000) + (wait > 0)))
@@ -159,7 +154,7 @@ class Supervisor:
             os.eventfd_read(self._wake)
             self._obey(now)
         for descriptor, events in ready.items():
-            lane, owner = self._owners[descriptor]
+            _, lane, owner = self._wanted[descriptor]
             if isinstance(owner, Member):
                 self._try(lane, now, lane.hear, owner, now)
             elif owner is lane.source:
@@ -176,7 +171,7 @@ class Supervisor:
                 lane, act, what = self._orders.get_nowait()
             except queue.Empty:
                 return
-            self._try(lane, now, act, lane, what, now)
+            self._try(lane, now, lane.obey, act, what, now)
 
     def _rests(self, lane: Lane, now: float) -> bool:
         return bool(self._resting) and self._resting.get(lane.slot, 0.0) > now
@@ -195,56 +190,47 @@ class Supervisor:
             self._resting[lane.slot] = now + REST_SECONDS
             return None
 
-    def _interests(self, now: float) -> tuple[list[Due], float]:
-        """Bring poll's registrations up to date; return who is due before poll() is back at the latest, and the first.
+    def _move(self, now: float) -> tuple[list[Due], float]:
+        """Let every lane do what it can; return whose end is due before poll() is back at the latest, and the first.
 
         Mostly nobody waits for anything else than the turn before.
         """
         latest = deadline = now + POLL_SECONDS_MAX
         if self._resting:
             deadline = min([deadline, *(end for end in self._resting.values() if end > now)])
-        waits: list[Wait] = []
+        wanted: dict[int, Wanted] = {}
         due: list[Due] = []
         for lane in self._awake(now):
-            found = self._try(lane, now, lane.interests, now)
+            found = self._try(lane, now, lane.turn, now)
             if found is None:
                 continue
-            (source, to_read, read_at), (sink, to_write, write_at), members, wake_at = found
-            waits.append((lane, source, to_read, sink, to_write, members))
+            (source, to_read, read_at), (sink, to_write, write_at), members, until = found
+            if source >= 0:
+                wanted[source] = to_read, lane, lane.source
+            if sink >= 0:
+                wanted[sink] = to_write, lane, lane.sink
+            for descriptor, member in members.items():
+                wanted[descriptor] = select.POLLIN, lane, member
             if read_at is not None and read_at < latest:
                 due.append((source, read_at, lane, lane.source))
                 deadline = min(deadline, read_at)
             if write_at is not None and write_at < latest:
                 due.append((sink, write_at, lane, lane.sink))
                 deadline = min(deadline, write_at)
-            if wake_at is not None and wake_at < deadline:
-                deadline = wake_at
-        if waits != self._waits:
-            self._own(waits)
+            deadline = min(deadline, until)
+        if wanted != self._wanted:
+            self._register(wanted)
         return due, deadline
 
-    def _own(self, waits: list[Wait]) -> None:
-        """Note who owns each descriptor from now on, and for what poll() is to look at it."""
-        self._waits, self._owners = waits, {}
-        wanted: dict[int, int] = {}
-        for lane, source, to_read, sink, to_write, members in waits:
-            for descriptor, events, end in ((source, to_read, lane.source), (sink, to_write, lane.sink)):
-                if descriptor >= 0:
-                    self._owners[descriptor], wanted[descriptor] = (lane, end), events
-            for descriptor, member in members.items():
-                self._owners[descriptor], wanted[descriptor] = (lane, member), select.POLLIN
-        if wanted != self._registered:
-            self._register(wanted)
-
-    def _register(self, wanted: dict[int, int]) -> None:
+    def _register(self, wanted: dict[int, Wanted]) -> None:
         """Tell poll() what changed. It knows numbers, not files: one that was closed and reused needs no word."""
-        for descriptor in self._registered.keys() - wanted.keys():
+        for descriptor in self._wanted.keys() - wanted.keys():
             with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)
-        for descriptor, events in wanted.items():
-            if self._registered.get(descriptor) != events:
-                self._poll.register(descriptor, events)
-        self._registered = wanted
+        for descriptor, one in wanted.items():
+            if self._wanted.get(descriptor) != one:
+                self._poll.register(descriptor, one[0])
+        self._wanted = wanted
 
     def _close(self) -> None:
         now = time.monotonic()

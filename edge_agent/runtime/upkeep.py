@@ -15,7 +15,7 @@ from edge_agent.runtime.crew import Notice, NoticeKind, Plan
 from edge_agent.runtime.flow import Flow
 from edge_agent.runtime.member import Answer, Member
 from edge_agent.runtime.ports import Sink, Source
-from edge_agent.runtime.probation import outcome_of
+from edge_agent.runtime.probation import Mode, outcome_of
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.stamps import Stamps
 from edge_agent.runtime.trail import Trail
@@ -63,10 +63,9 @@ class Upkeep(Flow):
 
     def _look_after(self, member: Member, answer: Answer, now: float) -> None:
         """Watch the active release; where the one before it computes along, see which does better."""
-        outcome = outcome_of(answer)
         comparison = self._comparison
         if comparison is not None and self._second is not None and self._second.loaded is not None:
-            better = comparison.hear(answer.batch, outcome, older=member is self._second)
+            better = comparison.hear(answer.batch, outcome_of(answer), older=member is self._second)
             if better is not None:
                 return self._compared(comparison, better, now)
         if member is not self._active:
@@ -74,7 +73,9 @@ class Upkeep(Flow):
         if self._watch is None or self._watch[0] != member.key:
             self._watch = member.key, Watch(self.crew.plan(member).health)
         watch = self._watch[1]
-        watch.add(outcome)
+        if answer.failure is None and not answer.invalid and watch.quiet:
+            return None
+        watch.add(outcome_of(answer))
         reason = watch.alarm() if comparison is None else None
         return self._alarmed(member, reason, watch.restart(now), answer, now) if reason is not None else None
 
@@ -118,6 +119,25 @@ class Upkeep(Flow):
         if self._active is not None:
             self.crew.retire(self._active, now)
             self._forget_active()
+
+    def _mourn(self, member: Member, reason: Reason, now: float, traceback: str) -> None:
+        """Bury the committed release's worker, or the one beside it, and see what becomes of the frame in flight."""
+        self.crew.discard(member, now)
+        if member is self._second:  # it does no better
+            self._second = self._comparison = None
+        if member is not self._active:
+            return
+        self._forget_active()
+        if member.owed and member.owed[0].warm:
+            self._history.clear()  # it died of what it was shown, and so would the next one
+        self.counters["crashes"] += 1
+        log.warning("active worker lost slot=%s release=%s reason=%s", self.slot, member.release, reason)
+        words = self.crew.mourn(member, reason, now)
+        if self._inflight is not None and self.mode is not Mode.LIVE and member.loaded is not None:
+            self._retry_or_skip(self._inflight, now)  # who never loaded has not seen it
+        if words and reason.code is not ReasonCode.SANDBOX:  # no earlier release is kept any better
+            why = msgspec.structs.replace(reason, message=words)
+            self._tell(NoticeKind.STOPPED_SERVING, member, words, why, traceback)
 
     def _forget_active(self) -> None:
         self._active = None

@@ -21,6 +21,7 @@ ALARM = math.log(1e12)
 LATE_SHARE_MAX = 0.01
 CALM_SECONDS = 600.0
 BETTER, COMPARED_MAX, PAIRS_MAX = 8, 200, 64
+_QUIET = Page()
 
 
 class Watch:
@@ -32,6 +33,12 @@ class Watch:
         self._heavy, self._last = 0, ""
         self._alarms, self._alarmed_at = 0, -math.inf
         self.outcome = Outcome()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether one more sound frame would change nothing: no test is under way, time and memory have no limit."""
+        limited = self._policy.latency_ms_max or self._policy.memory_mb_max
+        return not limited and self._errors == _QUIET == self._wrong
 
     def add(self, outcome: Outcome) -> None:
         """Take what came of one frame."""

@@ -18,14 +18,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.runtime import wire
-from edge_agent.runtime.cells import decode_cells
 from edge_agent.runtime.denial import denial
 from edge_agent.runtime.handing import states_of, take_over, upgrading
 from edge_agent.runtime.launched import LAUNCHED, receive_limits
@@ -36,10 +35,9 @@ from edge_agent.runtime.wire import Flag, Header, Kind
 from edge_agent.runtime.wording import encodable, traceback_of, words_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edge_agent.contract.manifest import InputSpec, Manifest
-    from edge_agent.sdk.frame import Frame, Values
+    from edge_agent.contract.manifest import Manifest
+    from edge_agent.runtime.exchange import Exchange
+    from edge_agent.sdk.frame import Frame
     from edge_agent.sdk.pipeline import Pipeline
 
 __all__ = ["Worker", "main"]
@@ -49,10 +47,13 @@ HEALTH_SECONDS = 1.0
 SAMPLE_SECONDS = 0.1
 # A disk that is full is nobody's fault whom we could name.
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-EXACT_MAX = 2**53
-_NONE = Flag.NONE
+_encode = msgspec.json.Encoder().encode
 # What every release needs of ours, and of the standard library for that.
-_OWN = ("edge_agent.runtime.loader", "edge_agent.sdk.selftest", "edge_agent.sdk.validity")
+_OWN = (
+    "edge_agent.runtime.loader",
+    "edge_agent.runtime.exchange",
+    "edge_agent.sdk.selftest",
+)
 
 
 class Worker:
@@ -64,6 +65,7 @@ class Worker:
         self._sandbox: dict[str, str] = {}
         self._pipeline: Pipeline | None = None
         self._manifest: Manifest | None = None
+        self._exchange: Exchange | None = None
         self._health_due, self._vetoed = 0.0, ""
         self._meter, self._sample_due = Meter(), 0.0
 
@@ -92,8 +94,8 @@ class Worker:
     def _load(self, load: wire.Load) -> None:
         started = time.monotonic()
         try:
-            self._manifest, self._pipeline = _load(Path(load.root), load.tunables)
-            self._pipeline.initialize()
+            manifest, pipeline = _load(Path(load.root), load.tunables)
+            self._prepare_for(manifest, pipeline)
         except Exception as error:  # noqa: BLE001 - whatever user code raises is the release's failure
             return self._fail(0, ReasonCode.START, error)
         try:
@@ -101,9 +103,17 @@ class Worker:
         except Exception as error:  # noqa: BLE001
             return self._fail(0, ReasonCode.SELF_TEST, error)
         took = round(time.monotonic() - started, 4)
-        loaded = wire.Loaded(load_seconds=took, self_test=words, upgrades=upgrading(self._pipeline))
+        loaded = wire.Loaded(load_seconds=took, self_test=words, upgrades=upgrading(pipeline))
         self._send(Header(Kind.LOADED), encode_json(loaded))
         return None
+
+    def _prepare_for(self, manifest: Manifest, pipeline: Pipeline) -> None:
+        """Initialize the pipeline, with all at hand that a frame of its needs."""
+        from edge_agent.runtime.exchange import Exchange
+
+        self._manifest, self._pipeline = manifest, pipeline
+        self._exchange = Exchange(manifest.input, manifest.output)
+        pipeline.initialize()
 
     def _self_test(self, root: Path) -> str:
         """Run the release's own test on a pipeline of its own, so that no state of it reaches live data."""
@@ -147,10 +157,10 @@ class Worker:
         self._meter.begin()
         stages: dict[str, int] = {}
         try:
-            if self._pipeline is None or self._manifest is None:
+            if self._pipeline is None or self._exchange is None:
                 raise RuntimeError("a frame came before the release was loaded")
-            frame = _frame(header, payload, self._manifest.input)
-            if header.flags is not _NONE and header.flags & Flag.WARM:
+            frame = self._exchange.frame(header, payload)
+            if header.flags & Flag.WARM:
                 self._pipeline.run(frame)
                 return self._send(Header(Kind.RESULT, Flag.WARM, header.batch))
             if time.monotonic() < self._sample_due:
@@ -163,21 +173,18 @@ class Worker:
             self._fail(header.batch, ReasonCode.ERRORS, error, header.flags & Flag.WARM)
 
     def _reply(self, batch: int, result: Frame, stages: dict[str, int]) -> None:
-        from edge_agent.sdk.validity import invalid_rows
-
-        assert self._manifest is not None
-        invalid, words = invalid_rows(self._manifest.output, result)
-        flags, columns, values = _encode_values(result)
-        heads = b"".join(part.tobytes() for part in (result.sequences, result.firsts, result.timestamps))
-        note = encode_json(self._note(encodable(words[:300]), stages, asked=True))
+        assert self._exchange is not None
+        invalid, words = self._exchange.invalid_rows(result)
+        flags, columns, heads, values = self._exchange.parts(result)
+        note = _encode(self._note(encodable(words[:300]) if words else "", stages, asked=True))
         header = Header(Kind.RESULT, flags, batch, len(result), columns, min(invalid, 0xFFFFFFFF))
-        self._send(header, len(note).to_bytes(4, "little"), note, heads, values)
+        self._send(header, len(note).to_bytes(4, "little") + note, heads, values)
 
     def _note(self, words: str, stages: dict[str, int], *, asked: bool = False) -> wire.Note:
         """Return what the frame took, now and then with what the process uses; `asked` is whether it was well."""
         micros, waited = self._meter.end()
-        veto = self._veto() if asked else ""
         now = time.monotonic()
+        veto = self._veto(now) if asked else ""
         if now < self._sample_due:
             return wire.Note(invalid=words, veto=veto, micros=micros, waited=waited)
         self._sample_due = now + SAMPLE_SECONDS
@@ -192,15 +199,15 @@ class Worker:
             stages=stages,
         )
 
-    def _veto(self) -> str:
+    def _veto(self, now: float) -> str:
         """Return what the filters' own `health()` say against the release, asked once a second; empty: nothing."""
         assert self._pipeline is not None
-        if time.monotonic() >= self._health_due:
-            self._health_due = time.monotonic() + HEALTH_SECONDS
+        if now >= self._health_due:
+            self._health_due = now + HEALTH_SECONDS
             self._vetoed = encodable((self._pipeline.health() or "")[:300])
         return self._vetoed
 
-    def _fail(self, batch: int, code: ReasonCode, error: Exception, flags: Flag = Flag.NONE) -> None:
+    def _fail(self, batch: int, code: ReasonCode, error: Exception, flags: int = Flag.NONE) -> None:
         stage = str(getattr(error, "stage", ""))
         cause = getattr(error, "original", error)
         environment = isinstance(cause, OSError) and cause.errno in _ENVIRONMENT
@@ -212,7 +219,7 @@ class Worker:
         failure = wire.Failure(reason=reason, traceback=traceback_of(cause), note=note)
         self._send(Header(Kind.ERROR, flags, batch), encode_json(failure))
 
-    def _send(self, header: Header, *parts: bytes) -> None:
+    def _send(self, header: Header, *parts: wire.Part) -> None:
         wire.send(self._sock, header, *parts)
 
 
@@ -228,67 +235,6 @@ def _load(root: Path, tunables: dict[str, object]) -> tuple[Manifest, Pipeline]:
     from edge_agent.runtime.loader import load_pipeline
 
     return parse_manifest((root / "manifest.json").read_bytes()), load_pipeline(root, tunables)
-
-
-def _frame(header: Header, payload: memoryview, spec: InputSpec) -> Frame:
-    import numpy as np
-
-    from edge_agent.sdk.frame import Frame, received
-
-    rows, width = header.rows, header.columns
-    # One copy of all: the buffer is reused, and filters may keep, and write to, what they were given.
-    own = bytearray(payload)
-    sequences = np.frombuffer(own, np.int64, rows)
-    timestamps = np.frombuffer(own, np.int64, rows, 8 * rows)
-    # Flags are slow to combine, and most frames have none.
-    if spec.dtypes or (header.flags is not _NONE and header.flags & Flag.CELLS):
-        return Frame(_cells(header, memoryview(own)[16 * rows :], spec), timestamps, sequences, columns=spec.columns)
-    values = np.frombuffer(own, np.float64, rows * width, 16 * rows).reshape(rows, width)
-    return received(values, timestamps, sequences, tuple(spec.columns))
-
-
-def _cells(header: Header, body: memoryview, spec: InputSpec) -> Values:
-    """Return the values of a frame that has, or is to have, other cells than float64."""
-    from edge_agent.sdk.intake import arranged
-
-    width, count = header.columns, header.rows * header.columns
-    numbers = None if header.flags & Flag.CELLS else memoryview(bytes(body)).cast("d")
-    cells = decode_cells(body, count) if numbers is None else numbers.tolist()
-    return arranged([cells[at : at + width] for at in range(0, count, width)], spec)
-
-
-def _encode_values(result: Frame) -> tuple[Flag, int, bytes]:
-    """Return numbers as raw float64 rows, anything else as JSON rows."""
-    import numpy as np
-
-    rows = len(result)
-    if rows == 0:
-        return Flag.RAW, 0, b""
-    values = result.values
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and not _beyond_floats(values):
-        matrix = np.ascontiguousarray(values.reshape(rows, -1), np.float64)
-        return Flag.RAW, matrix.shape[1], matrix.tobytes()
-    listed = values.tolist() if isinstance(values, np.ndarray) else [_plain(row) for row in values]
-    table = [row if isinstance(row, list) else [row] for row in listed]
-    return Flag.NONE, len(table[0]), msgspec.json.encode(table)
-
-
-def _beyond_floats(values: NDArray[Any]) -> bool:
-    """Tell whether these are whole numbers that a float64 does not hold exactly."""
-    return values.dtype.itemsize == 8 and values.dtype.kind in "iu" and bool((abs(values) > EXACT_MAX).any())
-
-
-def _plain(value: object) -> object:
-    """Return numpy scalars and arrays, wherever they are, as what JSON knows."""
-    import numpy as np
-
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return value
 
 
 def main(kind: Callable[[socket.socket], Worker] = Worker) -> None:

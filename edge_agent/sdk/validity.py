@@ -41,7 +41,7 @@ def _invalid_numbers(spec: OutputSpec, values: npt.NDArray[Any]) -> tuple[int, s
     if spec.columns and values.shape[1:] != (len(spec.columns),):
         return len(values), _width_fault(spec, "×".join(str(length) for length in values.shape[1:]))
     finite = np.isfinite(values)
-    if not spec.ranges and finite.all():  # the rule, and worth the shorter way
+    if not spec.ranges and np.logical_and.reduce(finite, axis=None):  # the rule, and worth the shorter way
         return 0, ""
     bad = ~finite
     for column, name in enumerate(spec.columns):

@@ -41,7 +41,7 @@ def test_a_stuck_predict_is_killed_its_frame_tried_once_more_and_skipped(
     assert (slot.lane.counters["crashes"], slot.lane.counters["skipped"]) == (2, 1)
     assert given_up == [([7], "two workers ended over it, one after the other")]
     told = [record.getMessage() for record in caplog.records]
-    assert sum("active worker lost" in line and "no answer to a frame for 0.5 s" in line for line in told) == 2, told
+    assert sum("active worker lost" in line and "no answer to a frame for " in line for line in told) == 2, told
     assert sum("frame given up slot=act samples=7-7" in line for line in told) == 1, told
     assert slot.active_pid not in (0, first)
 

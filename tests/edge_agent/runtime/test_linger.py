@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,24 +26,24 @@ LONG_SECONDS = 1.0
 def test_without_linger_what_waits_begins_at_once() -> None:
     linger = Linger()
     assert not linger.puts_off(5.0)
-    assert not linger.waits(5.0)
+    assert not linger.resting(5.0)
+    assert not linger.rested()
     assert linger.begins(1, FULL, 5.0)
     assert not linger.begins(0, FULL, 5.0)
-    assert linger.wake_at(5.0) is None
+    assert linger.wake_at(5.0) == math.inf
 
 
 def test_a_batch_begins_when_its_oldest_sample_is_old_enough_and_the_source_was_looked_at_again() -> None:
     linger = Linger(0.001)
     assert linger.puts_off(5.0)
     assert linger.resting(5.0005)
-    assert linger.waits(5.0005)
     assert linger.wake_at(5.0005) == pytest.approx(5.001)
-    assert linger.waits(5.0012), "the source has to be looked at first"
     assert not linger.resting(5.0012)
-    assert linger.wake_at(5.0012) == 5.0012
+    assert linger.wake_at(5.0012) == math.inf
     assert not linger.puts_off(5.0012), "put off twice"
-    assert not linger.waits(5.0013)
-    assert linger.begins(3, FULL, 5.0013)
+    assert linger.rested(), "the source has to be looked at first"
+    assert not linger.rested(), "looked at twice"
+    assert linger.begins(3, FULL, 5.0012)
 
 
 def test_a_full_batch_begins_at_once() -> None:
@@ -55,14 +56,14 @@ def test_a_source_is_never_let_alone_for_long() -> None:
     linger = Linger(0.5)
     assert linger.puts_off(5.0)
     assert linger.wake_at(5.0) == pytest.approx(5.0 + NAP_SECONDS)
-    assert linger.waits(5.1)
-    assert not linger.waits(5.1)
+    assert not linger.resting(5.1)
+    assert linger.rested()
     assert not linger.begins(3, FULL, 5.1)
     assert linger.wake_at(5.1) == pytest.approx(5.1 + NAP_SECONDS)
     linger.sent(6.0)
     assert linger.resting(6.0)
     assert not linger.resting(6.0 + NAP_SECONDS)
-    assert linger.wake_at(6.0 + NAP_SECONDS) is None, "nothing to do until the worker answers"
+    assert linger.wake_at(6.0 + NAP_SECONDS) == math.inf, "nothing to do until the worker answers"
 
 
 def test_after_a_quick_batch_samples_wait_no_longer_than_the_linger() -> None:
@@ -70,8 +71,8 @@ def test_after_a_quick_batch_samples_wait_no_longer_than_the_linger() -> None:
     linger.sent(5.0)
     linger.ended(5.0002)
     assert linger.resting(5.0011)
-    assert linger.waits(5.0012 + 1e-6)
-    assert not linger.waits(5.0012 + 1e-6)
+    assert not linger.resting(5.0012 + 1e-6)
+    assert linger.rested()
     assert linger.begins(1, FULL, 5.0012 + 1e-6)
 
 
@@ -79,26 +80,26 @@ def test_after_a_batch_that_took_longer_than_the_linger_the_next_one_begins_at_o
     linger = Linger(0.1)
     linger.sent(5.0)
     linger.ended(5.4)
-    assert linger.waits(5.4), "the source has to be looked at"
-    assert not linger.waits(5.4)
+    assert not linger.resting(5.4)
+    assert linger.rested(), "the source has to be looked at"
     assert linger.begins(1, FULL, 5.4)
 
 
-def test_without_linger_nothing_waits_after_a_batch() -> None:
+def test_without_linger_nothing_waits_after_a_batch_but_a_look_at_the_source() -> None:
     linger = Linger()
     linger.sent(5.0)
     linger.ended(5.0001)
     assert not linger.resting(5.0001)
-    assert not linger.waits(5.0001)
+    assert linger.rested()
+    assert linger.begins(1, FULL, 5.0001)
 
 
 def test_a_wait_for_nothing_ends() -> None:
     linger = Linger(0.1)
     assert linger.puts_off(5.0)
-    linger.waits(5.1)
-    assert not linger.waits(5.1)
+    assert linger.rested()
     assert not linger.begins(0, FULL, 5.1), "it was a packet without a sample"
-    assert linger.wake_at(5.1) is None
+    assert linger.wake_at(5.1) == math.inf
     assert linger.puts_off(6.0), "the next sample waits anew"
 
 

@@ -46,7 +46,7 @@ class Forged:
         self.theirs.settimeout(5)
 
     def say(
-        self, kind: Kind, *parts: Any, flags: Flag = Flag.NONE, batch: int = 0, rows: int = 0, columns: int = 0
+        self, kind: Kind, *parts: Any, flags: int = Flag.NONE, batch: int = 0, rows: int = 0, columns: int = 0
     ) -> None:
         wire.send(self.theirs, Header(kind, flags, batch, rows, columns), *parts)
 

@@ -53,6 +53,17 @@ def test_what_is_older_than_its_memory_counts_as_sent() -> None:
     assert bench.counters == {"outputs": REMEMBERED_MAX + 10, "repeats_dropped": 3}
 
 
+def test_its_memory_is_bounded_and_a_late_result_finds_its_gap() -> None:
+    bench = Bench(capacity=8 * REMEMBERED_MAX)
+    for start in range(0, 8 * REMEMBERED_MAX, 64):
+        bench.emit(*range(start, start + 64, 2))
+        assert len(bench.outlet._sent) < 2 * REMEMBERED_MAX
+    last = 8 * REMEMBERED_MAX - 2
+    bench.emit(last - 99, last - 99, last - 98)
+    assert bench.counters == {"outputs": 4 * REMEMBERED_MAX + 1, "late": 1, "repeats_dropped": 2}
+    assert list(bench.outlet._sent) == sorted(bench.outlet._sent)
+
+
 def test_it_is_idle_when_the_sink_has_confirmed_everything() -> None:
     bench = Bench(capacity=1)
     assert bench.outlet.idle

@@ -151,8 +151,8 @@ class Bench:
         if slot == "chip":
             return [json.loads(payload) for _, payload, _ in list(self.peer.messages)]
         path = {"bus": "read", "server": "server/out.jsonl", "machine": "machine.jsonl"}[slot]
-        lines = (self.place / path).read_text().splitlines() if (self.place / path).exists() else []
-        return [json.loads(line) for line in lines]
+        text = (self.place / path).read_text() if (self.place / path).exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def plug_chip(self) -> None:
         self.chip.mkdir(parents=True)

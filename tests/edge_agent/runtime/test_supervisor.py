@@ -18,6 +18,7 @@ import pytest
 from edge_agent.contract.errors import Blame, ReasonCode
 from edge_agent.runtime.crew import NoticeKind
 from edge_agent.runtime.lane import Lane
+from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.supervisor import Supervisor
 from tests.simulators.processes import children, descriptors
 from tests.simulators.release import Releases
@@ -216,3 +217,54 @@ with Slot() as slot:
     finally:
         agent.kill()
         agent.communicate()
+
+
+def test_a_steady_stream_has_deadlines_looked_at_now_and_then_only(slot: Slot, releases: Releases) -> None:
+    slot.run(releases.act(1))
+    looks, overdue = [], slot.lane.crew.overdue
+
+    def counted(now: float) -> list[Any]:
+        looks.append(now)
+        return overdue(now)
+
+    slot.lane.crew.overdue = counted  # type: ignore[method-assign]
+    slot.feed(200)  # a batch each
+    slot.wait_for_done()
+    assert len(looks) < 20
+
+
+class Unread(ScriptedSource):
+    """Has only what it was let read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read = 0
+
+    def handle(self, events: int, now: float) -> None:
+        super().handle(events, now)
+        self._read = len(self._waiting)
+
+    def take(self, room: int) -> Samples | None:
+        taken = super().take(min(room, self._read))
+        self._read -= taken.rows if taken is not None else 0
+        return taken
+
+
+def test_what_came_while_a_batch_was_in_flight_begins_without_another_poll(releases: Releases) -> None:
+    with Slot(Unread()) as slot:
+        slot.run(releases.act(1))
+        arrivals, arrived, sent = [], slot.lane.arrived, slot.lane.linger.sent
+
+        def counted(events: int, now: float) -> None:
+            arrivals.append(events)
+            arrived(events, now)
+
+        def fed(now: float) -> None:
+            sent(now)
+            if slot.source.taken < 50:
+                slot.feed(1)
+
+        slot.lane.arrived, slot.lane.linger.sent = counted, fed  # type: ignore[method-assign]
+        slot.feed(1)
+        until(lambda: slot.source.acknowledged == 50, what="all of them")
+        assert len(arrivals) < 25

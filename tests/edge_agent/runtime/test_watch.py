@@ -43,6 +43,20 @@ def test_after_a_long_good_past_few_bad_frames_are_an_alarm(
     assert alarm(outcome, many) is code
 
 
+@pytest.mark.parametrize("outcome", [BAD, INVALID])
+def test_a_watch_is_quiet_while_a_sound_frame_changes_nothing(outcome: Outcome) -> None:
+    watch = Watch(HealthPolicy())
+    watch.add(GOOD)
+    assert watch.quiet
+    watch.add(outcome)
+    assert not watch.quiet
+    for _ in range(100):
+        watch.add(GOOD)
+    assert watch.quiet
+    assert not Watch(HealthPolicy(latency_ms_max=20.0)).quiet
+    assert not Watch(HealthPolicy(memory_mb_max=200.0)).quiet
+
+
 def test_a_full_disk_is_no_alarm() -> None:
     assert alarm(FULL, 1000) is None
 

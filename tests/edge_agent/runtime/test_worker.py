@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from edge_agent.contract.digest import decode_json, encode_json
@@ -24,7 +23,6 @@ from edge_agent.runtime.crew import Plan
 from edge_agent.runtime.wire import Flag, Header, Kind
 from edge_agent.runtime.worker import Worker
 from edge_agent.sdk.code import Code
-from edge_agent.sdk.frame import Frame
 from edge_agent.sdk.pass_through import PassThrough
 from edge_agent.sdk.pipeline import Input, Output, Pipeline
 from edge_agent.sdk.text import Text
@@ -217,25 +215,6 @@ def test_what_is_not_for_workers_ends_it(talk: Talk) -> None:
     assert "RESULT, which is not for workers" in str(talk.raised)
 
 
-def frame_of(values: Any) -> Frame:
-    return Frame(values, np.arange(len(values)), np.arange(len(values)))
-
-
-@pytest.mark.parametrize(
-    ("values", "flag", "columns", "data"),
-    [
-        (np.array([[1, 2]], np.int32), Flag.RAW, 2, array("d", [1, 2]).tobytes()),
-        (np.array([True, False]), Flag.RAW, 1, array("d", [1, 0]).tobytes()),
-        (np.empty((0, 3)), Flag.RAW, 0, b""),
-        (np.array(["a", "b"]), Flag.NONE, 1, b'[["a"],["b"]]'),
-        ([["a", np.float32(1.5)], ("b", np.array([1, 2]))], Flag.NONE, 2, b'[["a",1.5],["b",[1,2]]]'),
-        (["a"], Flag.NONE, 1, b'[["a"]]'),
-    ],
-)
-def test_values_travel_raw_where_they_are_numbers(values: Any, flag: Flag, columns: int, data: bytes) -> None:
-    assert worker._encode_values(frame_of(values)) == (flag, columns, data)
-
-
 @pytest.mark.parametrize(
     ("error", "status"),
     [(SystemExit(3), 3), (SystemExit(), 0), (SystemExit(256 + 7), 7), (SystemExit("bye"), 1), (RuntimeError(), 1)],
@@ -315,14 +294,3 @@ def test_a_device_with_more_exact_cells_serves_what_asks_for_less(talk: Talk, re
 def test_cells_of_another_dtype_than_admitted_are_an_error_not_an_end(talk: Talk, releases: Releases) -> None:
     talk.load(releases.act(1))
     assert "could not convert string" in talk.failure(cells(talk, 1, ["x"])).reason.message
-
-
-def test_whole_numbers_beyond_a_floats_come_out_exactly() -> None:
-    exact = np.array([[2**60 + 1, 1]])
-    assert worker._encode_values(frame_of(exact)) == (Flag.NONE, 2, b"[[1152921504606846977,1]]")
-    assert worker._encode_values(frame_of(np.array([[2**53]])))[0] is Flag.RAW
-
-
-def test_numpy_values_deep_in_a_result_come_out() -> None:
-    rows = [[{"a": [np.float32(1.5)], "b": np.array([1])}]]
-    assert worker._encode_values(frame_of(rows)) == (Flag.NONE, 1, b'[[{"a":[1.5],"b":[1]}]]')
