@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from tests.simulators import author
 from tests.simulators.agents import AgentProcess, alive, children_of, workers_of
@@ -14,9 +14,14 @@ def verifiers_of(agent: AgentProcess) -> set[int]:
     return {child for child, command in children_of(agent.pid).items() if b"edge_agent.update.verifier" in command}
 
 
-def waiting(agent: AgentProcess) -> tuple[set[int], set[int]]:
-    """Wait for a worker, its spare and a verifier; return (workers, verifier)."""
-    until(lambda: (len(workers_of(agent.pid)), len(verifiers_of(agent))) == (2, 1), 30, "both spares")
+def waiting(agent: AgentProcess, before: Set[int] = frozenset()) -> tuple[set[int], set[int]]:
+    """Wait for a worker, a spare that was not there before, and a verifier; return (workers, verifier)."""
+
+    def settled() -> bool:
+        workers = workers_of(agent.pid)
+        return len(workers) == 2 and bool(workers - before) and len(verifiers_of(agent)) == 1
+
+    until(settled, 30, "both spares")
     return workers_of(agent.pid), verifiers_of(agent)
 
 
@@ -33,12 +38,12 @@ def test_releases_start_in_what_waits_and_nothing_waits_any_more_when_the_agent_
     fleet.release(fleet.write("second.py", author.scale(3)))
     agent.until_active("meter@2")
     counter.until_flows("meter@2")
-    after, next_verifier = waiting(agent)
+    after, next_verifier = waiting(agent, before)
     assert len(after & before) == 1, "the one that waited serves"
     assert not verifier & next_verifier, "each verifies once"
     signed = fleet.release(fleet.write("bad.py", author.crashing()))
     agent.until_ended(signed.name, "rolled_back")
-    last, _ = waiting(agent)
+    last, _ = waiting(agent, after)
     assert agent.slot()["active"] == "meter@2"
     told = counter.final()
     assert (told["lost"], told["repeated"]) == (0, 0)
