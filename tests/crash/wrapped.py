@@ -44,6 +44,7 @@ from edge_agent.update.deployment import Deployment, Event, EventKind, State
 from edge_agent.update.effects import Effects
 from edge_agent.update.mirror import Mirror
 from edge_agent.update.mirrored import MirroredStore
+from edge_agent.update.trust import Verifier
 
 WAIT_SECONDS = 0.02
 
@@ -211,7 +212,7 @@ class Optimist:
         self._say(NoticeKind.HEALTHY, slot, key)
 
 
-def believed(request: Request, **_: Any) -> Verified:
+def believed(_: Verifier, request: Request) -> Verified:
     """The verdict that stands in the envelope; only what the floors say is looked at."""
     verified = decode_msgpack(request.envelope, Verified)
     if any(verified.floors[0].version < floor.version for floor in request.floors):
@@ -238,7 +239,7 @@ def live(plan: Plan) -> None:
         time.time = lambda: real() + plan.clock_seconds  # type: ignore[method-assign]
     hurry()
     wiring.settle = settle  # type: ignore[attr-defined]
-    agent_room.verify = believed  # type: ignore[attr-defined]
+    Verifier.verify = believed
     wiring.Mirror = lambda url, directory, **_: Shelf(Path(plan.shelf), directory)  # type: ignore[assignment,misc]
     if not plan.real:
         wiring.RuntimePort = Optimist  # type: ignore[assignment,misc]
