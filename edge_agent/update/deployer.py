@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +188,10 @@ class Deployer:
             return False
         return ended.state in (State.ROLLED_BACK, State.REVERTED) or ended.id in self._rejected
 
-    def quarantined(self, slot: str) -> list[Quarantined]:
-        """Return what is condemned on a slot under its present configuration and this image profile (U6)."""
-        return self._store.quarantined(slot, config=self._slots[slot].config_digest, profile=self._profile_digest)
+    def quarantined(self, slot: str, among: Collection[Digest] | None = None) -> list[Quarantined]:
+        """Return what (of these) is condemned on a slot under its present configuration and this image profile (U6)."""
+        config = self._slots[slot].config_digest
+        return self._store.quarantined(slot, config=config, profile=self._profile_digest, among=among)
 
     def previous(self, slot: str, deployment: Deployment) -> Deployment | None:
         """Return the committed release that the slot may go back to from `deployment`."""

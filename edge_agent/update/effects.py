@@ -17,6 +17,7 @@ from typing import Any
 
 from edge_agent.contract.compatibility import Profile
 from edge_agent.contract.digest import BlobRef
+from edge_agent.contract.digest import Digest
 from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.update.admission import admit, space
@@ -64,7 +65,7 @@ class Effects:
         ports: Ports,
         collector: Collector,
         fresh: Callable[[str, float], bool],
-        condemned: Callable[[str], Collection[Quarantined]],
+        condemned: Callable[[str, Collection[Digest]], Collection[Quarantined]],
         happen: Happen,
     ) -> None:
         self._slots, self._store, self._releases = slots, store, releases
@@ -177,7 +178,7 @@ class Effects:
             self._happen(deployment.id, Event(kind=EventKind.POSTPONED, reasons=(reason,)), now)
             return
         setup = self._slots[deployment.slot]
-        condemned = next((one for one in self._condemned(setup.name) if one.digest == deployment.digest), None)
+        condemned = next(iter(self._condemned(setup.name, [deployment.digest])), None)
         if condemned is not None and condemned.generation < deployment.generation:
             condemned = None
         reasons = admit(

@@ -192,9 +192,10 @@ class Ledger(Database):
 
     # --- what happened here --------------------------------------------------------------------------------------
 
-    def memberships(self, slot: str) -> set[str]:
-        """Return the rollouts this slot has joined."""
-        return {row["rollout"] for row in self._rows("select rollout from membership where slot = ?", [slot])}
+    def joined(self, slot: str, rollouts: Collection[str]) -> set[str]:
+        """Return which of these rollouts this slot has joined."""
+        sql = f"select rollout from membership where slot = ? and rollout in ({_marks(rollouts)})"
+        return {row["rollout"] for row in self._rows(sql, [slot, *rollouts])}
 
     def join(self, slot: str, rollout: str) -> None:
         """Remember that the slot takes part in a rollout."""
@@ -213,12 +214,25 @@ class Ledger(Database):
         }
         self._db.table("quarantine").upsert(row, pk=("slot", "digest", "config", "profile"))
 
-    def quarantined(self, slot: str, *, config: str | None = None, profile: str | None = None) -> list[Quarantined]:
-        """Return what is condemned on this slot, under this configuration and profile if they are named."""
+    def quarantined(
+        self,
+        slot: str,
+        *,
+        config: str | None = None,
+        profile: str | None = None,
+        among: Collection[Digest] | None = None,
+    ) -> list[Quarantined]:
+        """Return what is condemned on this slot; under this configuration and profile, or of these, if they are named.
+
+        There may be a thousand: who asks again and again names those that matter.
+        """
+        wanted = None if among is None else list(map(str, among))
         rows = self._rows(
-            "select * from quarantine where slot = :slot and (:config is null or config = :config) "
-            "and (:profile is null or profile = :profile) order by at",
-            {"slot": slot, "config": config, "profile": profile},
+            "select * from quarantine where slot = ? and config = coalesce(?, config) "
+            "and profile = coalesce(?, profile) "
+            + ("" if wanted is None else f"and digest in ({_marks(wanted)}) ")
+            + "order by at",
+            [slot, config, profile, *(wanted or ())],
         )
         return [
             Quarantined(
@@ -280,6 +294,10 @@ class Ledger(Database):
 
 
 _SELECT = "select * from deployment where"
+
+
+def _marks(values: Collection[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _below(deployment: Deployment, floors: dict[str, int]) -> bool:

@@ -115,19 +115,19 @@ class Updater:
                 releases,
                 rollouts,
                 device=self._device,
-                memberships=self._store.memberships(setup.name),
-                quarantined=self._condemned(setup.name, releases),
+                memberships=self._store.joined(setup.name, [one.rollout_id for one in rollouts]),
+                quarantined=self._condemned(setup.name, releases, pin),
                 barred=self._barred(setup),
                 pin=pin,
             )
             self._head_for(setup, wanted, now)
 
-    def _condemned(self, slot: str, releases: Sequence[ReleaseInfo]) -> set[Digest]:
-        """Return the manifests condemned here, without those that `release` lets be tried again everywhere (U6)."""
+    def _condemned(self, slot: str, releases: Sequence[ReleaseInfo], pin: Pin | None) -> set[Digest]:
+        """Return which of these are condemned here, but for those that `release` lets be tried again everywhere (U6)."""
         generations: dict[Digest, int] = {}
         for info in releases:
             generations[info.digest] = max(info.retry_generation, generations.get(info.digest, 0))
-        found = self._deployer.quarantined(slot)
+        found = self._deployer.quarantined(slot, {*generations, *([pin.digest] if pin is not None else [])})
         return {one.digest for one in found if one.generation >= generations.get(one.digest, 0)}
 
     def _barred(self, setup: SlotSetup) -> set[Digest]:
@@ -154,7 +154,7 @@ class Updater:
         under_way = self._store.under_way(setup.name)
         active = self._store.active(setup.name)
         info = wanted.release
-        if wanted.member and wanted.rollout_id not in self._store.memberships(setup.name):
+        if wanted.member and not self._store.joined(setup.name, [wanted.rollout_id]):
             with self._store.transaction():
                 self._store.join(setup.name, wanted.rollout_id)
         self._note_stuck(setup.name, wanted.stuck)

@@ -299,12 +299,16 @@ def test_memberships_and_quarantine_are_sets(store: Store) -> None:
             store.join("a", rollout)
         for one in (entry, later):
             store.quarantine(one, config="c", profile="p")
-    assert store.memberships("a") == {"r1", "r2"}
-    assert store.memberships("b") == set()
+    assert store.joined("a", ["r1", "r2", "r3"]) == {"r1", "r2"}
+    assert store.joined("a", ["r2"]) == {"r2"}
+    assert store.joined("a", []) == set()
+    assert store.joined("b", ["r1", "r2"]) == set()
     assert store.quarantined("a", config="c", profile="p") == [later]
     assert store.quarantined("a", config="other", profile="p") == []
     assert store.quarantined("a", config="c", profile="other") == []
     assert store.quarantined("b", config="c", profile="p") == []
+    assert store.quarantined("a", among=[later.digest]) == [later]
+    assert store.quarantined("a", among=[Digest.of(b"another")]) == store.quarantined("a", among=[]) == []
 
 
 # --- power cuts ------------------------------------------------------------------------------------------------------

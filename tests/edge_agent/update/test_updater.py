@@ -430,7 +430,7 @@ def test_outside_the_percentage_nothing_happens(running: Running) -> None:
     bench, one = running
     bench.announce(bench.release("two"), one, percent=0.0)
     assert len(bench.store.deployments()) == 1
-    assert bench.store.memberships(SLOT) == {"rollout 1"}
+    assert bench.store.joined(SLOT, ["rollout 1", "rollout 2"]) == {"rollout 1"}
 
 
 def test_only_the_slots_of_the_channel_are_moved(tmp_path: Path) -> None:
