@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.contract.compatibility import Profile
-from edge_agent.contract.digest import BlobRef
-from edge_agent.contract.digest import Digest
+from edge_agent.contract.digest import BlobRef, Digest
 from edge_agent.contract.errors import Blame, Reason, ReasonCode, StoreError, UpdateRejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.update.admission import admit, space

@@ -123,7 +123,7 @@ class Updater:
             self._head_for(setup, wanted, now)
 
     def _condemned(self, slot: str, releases: Sequence[ReleaseInfo], pin: Pin | None) -> set[Digest]:
-        """Return which of these are condemned here, but for those that `release` lets be tried again everywhere (U6)."""
+        """Return which of these are condemned here, but for those that `release` lets be tried anew everywhere (U6)."""
         generations: dict[Digest, int] = {}
         for info in releases:
             generations[info.digest] = max(info.retry_generation, generations.get(info.digest, 0))
