@@ -12,7 +12,7 @@ help:
 	@echo "make bench   benchmarks (half an hour; BENCHMARKS=\"swap pipeline\" names some)"
 	@echo "make conformance   our TUF client against what the public conformance suite asks"
 	@echo "make guards  every attack once with its guard taken out: its test must fail"
-	@echo "make soak    1,000 updates and 200 bad releases in a row under load (an hour; SOAK=\"--swaps 50 --bad 10\")"
+	@echo "make soak    1,000 updates and 200 bad releases in a row under load (a quarter of an hour; SOAK=\"--swaps 50 --bad 10\")"
 	@echo "make crash   the agent killed at every moment of every row of its tables"
 
 demo: .venv/publisher.installed
