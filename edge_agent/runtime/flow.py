@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
+from edge_agent.runtime.answers import Answer, Batch
 from edge_agent.runtime.backlog import LAG_MAX, Backlog
 from edge_agent.runtime.crew import Crew
 from edge_agent.runtime.handover import Handover
@@ -21,7 +22,7 @@ from edge_agent.runtime.hedge import Hedge
 from edge_agent.runtime.history import History, joined
 from edge_agent.runtime.latency import Latency
 from edge_agent.runtime.linger import Linger
-from edge_agent.runtime.member import WARM_BATCHES_MAX, Answer, Batch, Member, failure_of
+from edge_agent.runtime.member import WARM_BATCHES_MAX, Member, failure_of
 from edge_agent.runtime.outlet import Outlet, starts_anew
 from edge_agent.runtime.plan import Plan
 from edge_agent.runtime.ports import Sink, Source

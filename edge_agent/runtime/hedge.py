@@ -6,7 +6,8 @@ one batch, later ones do not wait for it again. It is no verdict: a candidate th
 
 from __future__ import annotations
 
-from edge_agent.runtime.member import Batch, Member
+from edge_agent.runtime.answers import Batch
+from edge_agent.runtime.member import Member
 from edge_agent.runtime.wire import Note
 
 __all__ = ["PATIENCE_SECONDS_MAX", "PATIENCE_SECONDS_MIN", "Hedge"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
+from edge_agent.runtime.answers import Answer, Told, Upgraded
 from edge_agent.runtime.crew import Notice, NoticeKind, Plan
 from edge_agent.runtime.flow import SWITCH_SECONDS
 from edge_agent.runtime.handover import Handover
@@ -23,7 +24,7 @@ from edge_agent.runtime.health import Verdict, VerdictKind
 from edge_agent.runtime.hedge import Hedge
 from edge_agent.runtime.history import History
 from edge_agent.runtime.interest import Waits
-from edge_agent.runtime.member import Answer, Member, Told, Upgraded, failure_of
+from edge_agent.runtime.member import Member, failure_of
 from edge_agent.runtime.probation import Mode, Probation
 from edge_agent.runtime.upkeep import Upkeep, refused
 

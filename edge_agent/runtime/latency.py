@@ -10,7 +10,7 @@ import time
 from array import array
 from bisect import bisect_left
 
-from edge_agent.runtime.member import Answer, Batch
+from edge_agent.runtime.answers import Answer, Batch
 
 __all__ = ["BUCKETS_SECONDS", "STAGES_MAX", "Histogram", "Latency"]
 

@@ -11,7 +11,6 @@ import select
 import signal
 import socket
 import time
-from array import array
 from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -21,59 +20,23 @@ import msgspec
 from edge_agent.contract.digest import decode_json, encode_json
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.runtime import wire
+from edge_agent.runtime.answers import Answer, Batch, Told, Upgraded, answer_in
 from edge_agent.runtime.cells import encode_cells
 from edge_agent.runtime.chatter import Voice
 from edge_agent.runtime.launched import Launched
 from edge_agent.runtime.limits import DEFAULT, Confinement, unmet
 from edge_agent.runtime.patience import Patience
-from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.starting import WORKER, Program, ending, spawn
 from edge_agent.runtime.view import View
 from edge_agent.runtime.wire import Flag, Header, Kind
 
-__all__ = ["WARM_BATCHES_MAX", "Answer", "Batch", "Member", "Told", "Upgraded", "failure_of"]
+__all__ = ["WARM_BATCHES_MAX", "Member", "failure_of"]
 
 OUTSTANDING_MAX = 512
 WAITING_BYTES_MAX = 64 << 20  # of texts and the like that the worker's socket does not take yet
 WARM_BATCHES_MAX = 16
 SOCKET_BYTES = 1 << 20
 OBITUARY_SECONDS = 0.02
-
-
-class Batch:
-    """Some samples on their way through, numbered from 1, with the answers given so far by deployment key."""
-
-    __slots__ = ("again", "answers", "number", "rows", "samples", "sent_at")
-
-    def __init__(self, number: int, samples: Samples, now: float, *, again: bool = False) -> None:
-        self.number, self.samples, self.rows, self.sent_at = number, samples, samples.rows, now
-        self.again = again  # from an earlier run of the agent
-        self.answers: dict[int, Answer] = {}
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker answered to one batch: rows, or an error."""
-
-    batch: int
-    warm: bool = False
-    sequences: Any = ()
-    firsts: Any = ()
-    timestamps: Any = ()
-    rows: list[list[Any]] = []
-    invalid: int = 0
-    note: wire.Note = wire.Note()
-    failure: wire.Failure | None = None
-
-
-class Told(NamedTuple):
-    """What stages have learned; `latest` if nobody asked again since."""
-
-    states: wire.States
-    latest: bool
-
-
-class Upgraded(NamedTuple):
-    """Every stage took over what it was given."""
 
 
 Heard: TypeAlias = Answer | wire.Loaded | wire.Ready | wire.Failure | Told | Upgraded
@@ -253,7 +216,7 @@ class Member:
     def _parse(self, header: Header, payload: memoryview) -> Heard:
         if header.kind is Kind.RESULT:
             owed = self._answered(header)
-            return Answer(batch=header.batch, warm=True) if owed.warm else _checked(_rows(header, payload), owed.newest)
+            return Answer(batch=header.batch, warm=True) if owed.warm else answer_in(header, payload, owed.newest)
         if len(payload) > _BYTES_MAX.get(header.kind, wire.INLINE_BYTES):
             raise ValueError(f"{header.kind.name} of {len(payload)} bytes")
         if header.kind is Kind.READY and not self._ready:
@@ -353,42 +316,3 @@ def failure_of(error: Exception) -> Reason:
     if isinstance(error, BlockingIOError):
         return Reason(code=ReasonCode.BEHIND, message=f"the worker falls behind: {error}")
     return Reason(code=ReasonCode.EXITED, message=f"the worker is gone or talks nonsense: {error}")
-
-
-def _checked(answer: Answer, newest: int) -> Answer:
-    """Return the answer, as a failure if it numbers results beyond the newest sample: all later ones would be late."""
-    if not answer.rows or (top := max(answer.sequences)) <= newest:
-        return answer
-    words = f"a result is numbered {top}, the newest sample {newest}: give results the numbers of samples they are of"
-    return Answer(batch=answer.batch, failure=wire.Failure(reason=Reason(code=ReasonCode.OUTPUT, message=words)))
-
-
-def _rows(header: Header, payload: memoryview) -> Answer:
-    count = header.rows
-    note = 4 + int.from_bytes(payload[:4], "little")
-    words = decode_json(payload[4:note], wire.Note)
-    heads = array("q")
-    heads.frombytes(payload[note : note + 24 * count])
-    body = payload[note + 24 * count :]
-    if len(heads) != 3 * count:
-        raise ValueError(f"a result of {count} rows is too short")
-    if header.flags & Flag.RAW:
-        flat, width = array("d"), header.columns
-        flat.frombytes(body)
-        if len(flat) != count * width:
-            raise ValueError(f"a result of {count} rows and {width} columns has {len(flat)} values")
-        # As many of one iterator as a row is wide: rows without slices.
-        rows: list[list[Any]] = list(map(list, zip(*[iter(flat)] * width, strict=True))) if width else []
-    else:
-        rows = decode_json(body, list[list[Any]])
-    if len(rows) != count:
-        raise ValueError(f"a result of {count} rows brought {len(rows)}")
-    return Answer(
-        batch=header.batch,
-        sequences=heads[:count],
-        firsts=heads[count : 2 * count],
-        timestamps=heads[2 * count :],
-        rows=rows,
-        invalid=header.invalid,
-        note=words,
-    )

@@ -15,7 +15,7 @@ from operator import lt
 from typing import Any
 
 from edge_agent.contract.messages import OutputMessage
-from edge_agent.runtime.member import Answer
+from edge_agent.runtime.answers import Answer
 from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.samples import Samples
 

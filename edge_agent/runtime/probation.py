@@ -14,9 +14,9 @@ from typing import Any
 from edge_agent.contract.errors import Blame
 from edge_agent.contract.manifest import HealthPolicy
 from edge_agent.runtime import health
+from edge_agent.runtime.answers import Answer, Batch
 from edge_agent.runtime.evidence import Evidence, Outcome
 from edge_agent.runtime.health import Verdict, VerdictKind
-from edge_agent.runtime.member import Answer, Batch
 
 __all__ = ["Mode", "Probation", "outcome_of"]
 

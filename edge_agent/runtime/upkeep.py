@@ -11,9 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from edge_agent.contract.errors import Blame, Reason, ReasonCode
+from edge_agent.runtime.answers import Answer
 from edge_agent.runtime.crew import Notice, NoticeKind, Plan
 from edge_agent.runtime.flow import Flow
-from edge_agent.runtime.member import Answer, Member
+from edge_agent.runtime.member import Member
 from edge_agent.runtime.ports import Sink, Source
 from edge_agent.runtime.probation import Mode, outcome_of
 from edge_agent.runtime.samples import Samples

@@ -18,10 +18,10 @@ from edge_agent.interfaces.exposition import Exposition
 from edge_agent.interfaces.http import Request, Response
 from edge_agent.interfaces.metrics import Metrics, exposition
 from edge_agent.runtime import wire
+from edge_agent.runtime.answers import Answer, Batch
 from edge_agent.runtime.inference import AnsweringSink, InferenceSource
 from edge_agent.runtime.lane import Lane
 from edge_agent.runtime.latency import BUCKETS_SECONDS, STAGES_MAX, Histogram, Latency
-from edge_agent.runtime.member import Answer, Batch
 from edge_agent.runtime.samples import Samples
 from tests.simulators.serving import Serving, configuration
 

@@ -19,9 +19,10 @@ from edge_agent.contract.errors import Blame, Reason, ReasonCode
 from edge_agent.contract.manifest import HealthPolicy, OutputSpec
 from edge_agent.runtime import member as module
 from edge_agent.runtime import patience, wire
+from edge_agent.runtime.answers import Answer, Batch
 from edge_agent.runtime.cells import decode_cells
 from edge_agent.runtime.crew import RESTART_SECONDS, Crew, Plan
-from edge_agent.runtime.member import OUTSTANDING_MAX, Answer, Batch, Member, failure_of
+from edge_agent.runtime.member import OUTSTANDING_MAX, Member, failure_of
 from edge_agent.runtime.patience import Look
 from edge_agent.runtime.samples import Samples
 from edge_agent.runtime.wire import Flag, Header, Kind

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from edge_agent.runtime.member import Answer
+from edge_agent.runtime.answers import Answer
 from edge_agent.runtime.outlet import REMEMBERED_MAX, Outlet
 from tests.simulators.slot import ScriptedSink, ScriptedSource
 

@@ -9,8 +9,8 @@ import pytest
 from edge_agent.contract.errors import Reason, ReasonCode
 from edge_agent.contract.manifest import HealthPolicy
 from edge_agent.runtime import wire
+from edge_agent.runtime.answers import Answer, Batch
 from edge_agent.runtime.health import VerdictKind
-from edge_agent.runtime.member import Answer, Batch
 from edge_agent.runtime.probation import PAIRS_MAX, Mode, Probation
 from edge_agent.runtime.samples import Samples
 
