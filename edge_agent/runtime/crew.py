@@ -80,6 +80,7 @@ class Crew:
         self._dying: list[tuple[Member, float]] = []
         self._crashes: deque[float] = deque(maxlen=len(RESTART_SECONDS))
         self._again: tuple[float, Plan] | None = None
+        self._unanswered = (0, 0)  # who did not answer in time last, and to which batch
         self.spare = Spare(self._bury_later)
 
     def hire(self, plan: Plan, now: float) -> Member:
@@ -143,11 +144,15 @@ class Crew:
                 late = self._others_late(member, now)
                 if member.says_something or (late and now - owed <= LATE_FACTOR * policy.heartbeat_seconds):
                     continue
+                self._unanswered = member.key, member.owed[0].number
                 found.append((member, _no_answer(member.patience, owed, policy.heartbeat_seconds, now, late=late)))
         return found
 
     def _others_late(self, member: Member, now: float) -> bool:
-        """Tell whether another worker has been at its frame for long too: slow machine, or bad frame."""
+        """Tell whether another worker is at its frame for long too, or ended over it: slow machine, or bad frame."""
+        key, batch = self._unanswered
+        if key != member.key and batch == member.owed[0].number:
+            return True
         since = [one.owes_since() for one in self._members.values() if one is not member and one.loaded is not None]
         return any(one is not None and now - one > self.plan(member).health.heartbeat_seconds / 2 for one in since)
 

@@ -295,7 +295,8 @@ def crew(monkeypatch: pytest.MonkeyPatch, told: list[socket.socket]) -> Iterator
     until(lambda: made.bury(time.monotonic() + 60) or not made.dying, what="burials")
 
 
-def test_deadlines_to_load_and_to_answer(crew: Crew) -> None:
+def test_deadlines_to_load_and_to_answer(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "look", lambda pid, now: Look(now, 0.0, 0.0, ready=False))
     member = crew.hire(plan(1, start_seconds=30.0, heartbeat_seconds=5.0), 100.0)
     assert crew.wake_at(100.0) == 130.0
     assert crew.overdue(130.0) == []
@@ -325,6 +326,31 @@ def test_who_has_answered_is_not_late_however_late_it_is_asked(crew: Crew, told:
     with contextlib.suppress(ValueError):
         member.receive()
     assert [late for late, _ in crew.overdue(1200.0)] == [member]
+
+
+def test_a_batch_that_nobody_answers_is_nobodys_fault_though_their_times_end_one_after_the_other(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first waited for nothing, the second for a processor, up to 1008.5."""
+    waits: set[int] = set()
+
+    def look(pid: int, now: float) -> Look:
+        return Look(now, 0.0, min(now, 1008.5) if pid in waits else 0.0, ready=False)
+
+    monkeypatch.setattr(patience, "look", look)
+    first, second = (crew.hire(plan(key, heartbeat_seconds=4.0), 0.0) for key in (1, 2))
+    for one in (first, second):
+        one.loaded = wire.Loaded(load_seconds=0.0, self_test="")
+        one.give(batch(7), 1000.0)
+    waits.add(second.pid)
+    for now in (1002.0, 1004.0, 1007.9):
+        assert crew.overdue(now) == []
+    ((late, reason),) = crew.overdue(1008.5)
+    assert (late, reason.blame) == (first, Blame.ENVIRONMENT)
+    crew.discard(first, 1008.5)
+    assert crew.overdue(1010.4) == []
+    ((late, reason),) = crew.overdue(1010.6)
+    assert (late, reason.blame) == (second, Blame.ENVIRONMENT)
 
 
 def test_a_worker_that_never_gets_a_processor_is_the_machines_fault(
