@@ -272,6 +272,8 @@ class Client:
     def _answered(self, mid: int, refusals: list[str]) -> None:
         with self._lock:
             for topic, refusal in zip(self._asked.pop(mid, []), refusals, strict=False):
+                if not topic:
+                    continue
                 self._subscriptions.answered(topic, refusal)
                 if refusal:
                     log.warning("subscription_refused broker=%s topic=%s reason=%s", self.address, topic, refusal)
@@ -291,6 +293,8 @@ class Client:
             result, _ = self._paho.unsubscribe(batch)
             if result == paho.MQTT_ERR_SUCCESS:
                 self._subscriptions.released(batch)
+                for asked in self._asked.values():  # what comes may be here before the answer: that grants nothing now
+                    asked[:] = ["" if topic in batch else topic for topic in asked]
 
     # --- paho's network thread -------------------------------------------------------------------------------------
 

@@ -50,6 +50,36 @@ def test_a_message_goes_from_client_to_client(url: str, connect: Connect) -> Non
     assert listener.condition == "connected"
 
 
+def test_what_was_asked_for_once_leaves_nothing_behind_whoever_comes_first(url: str, connect: Connect) -> None:
+    """The message may be here before the broker's answer to the subscription, or the other way round."""
+    topics = [f"once/{index}" for index in range(60)]
+    got: list[str] = []
+
+    def take(topic: str, payload: bytes, retain: bool) -> None:
+        client.unsubscribe([topic])
+        got.append(topic)
+
+    client = connect(url, on_message=take)
+    for topic in topics:
+        confirmed(client, topic, b"x", retain=True)
+        assert client.ask([topic])
+        until(lambda topic=topic: topic in got)
+    until(lambda: not client._asked)
+    assert not any(map(client.granted, topics))
+    for topic in topics:
+        confirmed(client, topic, b"", retain=True)
+
+
+def test_an_answer_to_what_was_given_up_meanwhile_grants_nothing(url: str, connect: Connect) -> None:
+    client = connect(url)
+    with client._lock:  # the answer waits for it
+        client._ask([("a", 0), ("b", 0)])
+        client._release(["a"])
+    until(lambda: not client._asked)
+    assert not client.granted("a")
+    assert client.granted("b")
+
+
 def test_an_unreachable_broker_is_named_with_host_port_and_cause(connect: Connect) -> None:
     port = free_port()
     client = connect(f"mqtt://127.0.0.1:{port}", wait=False)
