@@ -58,11 +58,11 @@ WARM_ROUNDS = 6
 STILL_LOOKS = 25
 # What is filled once, whatever the number of rounds, from the warm-up to the end, most of it in the first hundred: the
 # interpreter's table of names doubles (540 KiB: pathlib interns all names, those of releases too), pages of SQLite
-# (256), results that went out (128), and what small objects leave unused between them (up to two arenas of 1024).
-FILLED_KIB = 3072
-# What is measured differs by as much from look to look. Over the second half nothing may grow beyond that, however long
-# it is: in a run of 200 rounds 256 KiB in 100, in one of 1,200 rounds 43.
-STEADY_KIB = 256
+# (256), results that went out (128), blobs found whole (150), and two to three arenas of small objects (1024 each)
+# whose places shift: from round 80 on only the table of whole blobs has more live objects, by kind and size.
+FILLED_KIB = 4096
+# Over the second half another arena may be begun, and looks differ by 130. A leak of 2 KiB a round is found.
+STEADY_KIB = 1024
 STEADY_ROUNDS = 50
 _SOURCE = """
 import ctypes
