@@ -205,6 +205,14 @@ class Slot:
             self._feeder.join()
         return self._fed
 
+    def feed_until(self, kind: NoticeKind) -> Notice:
+        """Feed until there is such news: how many samples that takes depends on how many a candidate is shown late."""
+        self.feed_on()
+        try:
+            return self.wait_for(kind)
+        finally:
+            self.stop_feeding()
+
     @property
     def numbers(self) -> list[int]:
         return [message.sequence for message in list(self.sink.messages)]

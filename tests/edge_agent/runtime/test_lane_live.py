@@ -43,9 +43,7 @@ def test_a_frame_that_both_releases_fail_counts_against_neither(slot: Slot, rele
     slot.wait_for_done()
     slot.try_out(releases.act(2, "raise always"))
     slot.wait_for(NoticeKind.LOADED)
-    slot.feed(30)
-    slot.wait_for_done()
-    slot.wait_for(NoticeKind.PROVEN)
+    slot.feed_until(NoticeKind.PROVEN)
     assert NoticeKind.FAILED not in [one.kind for one in slot.notices]
 
 

@@ -161,10 +161,7 @@ def test_a_sensor_that_is_unplugged_condemns_nobody(releases: Releases) -> None:
         later = time.monotonic() + 2.5
         until(lambda: time.monotonic() > later, 30)
         assert [one.kind for one in slot.notices] == [NoticeKind.LOADED]
-        slot.feed(40)
-        slot.wait_for(NoticeKind.PROVEN)
-        slot.feed(40)
-        slot.wait_for(NoticeKind.HEALTHY)
+        slot.feed_until(NoticeKind.HEALTHY)
 
 
 def test_while_the_broker_is_gone_nothing_is_committed_and_nobody_condemned(releases: Releases) -> None:

@@ -109,8 +109,7 @@ def test_a_release_that_is_kept_otherwise_starts_a_worker_of_its_own(slot: Slot,
     slot.try_out(spared(releases.act(2), DIFFERENT[how]))
     slot.wait_for(NoticeKind.LOADED)
     assert worker_of(slot, 2) not in (0, pid)
-    slot.feed(30)
-    slot.wait_for(NoticeKind.HEALTHY)
+    slot.feed_until(NoticeKind.HEALTHY)
     until(
         lambda: slot.lane.crew.spare.ready and slot.lane.crew.spare.pid != pid,
         SECONDS,

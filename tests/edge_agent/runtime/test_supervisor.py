@@ -135,8 +135,7 @@ def test_nothing_to_do_takes_no_processor_time(slot: Slot, releases: Releases) -
     slot.run(releases.act(1))
     slot.try_out(releases.act(2))
     slot.wait_for(NoticeKind.LOADED)
-    slot.feed(10)
-    slot.wait_for(NoticeKind.PROVEN)
+    slot.feed_until(NoticeKind.PROVEN)
     for _ in range(3):  # the old worker's next start lies half a second ahead when the candidate is committed
         killed = slot.active_pid
         if killed:
