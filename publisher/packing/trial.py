@@ -41,7 +41,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def bench(package: Package) -> Iterator[Bench]:
     """Lay a package out in a temporary directory, for as long as the block runs."""
-    with tempfile.TemporaryDirectory(prefix="fieldcast-preflight-") as name:
+    # After Ctrl-C a try may still be writing into it: that must not hide the interruption.
+    with tempfile.TemporaryDirectory(prefix="fieldcast-preflight-", ignore_cleanup_errors=True) as name:
         made = Bench(Path(name), package.data)
         for digest, data in package.blobs.items():
             (made.blobs / digest.hex).write_bytes(data)

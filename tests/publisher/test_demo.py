@@ -100,7 +100,7 @@ def test_a_signal_ends_everything_it_started(
         until(lambda: step in (tmp_path / "stdout").read_text() or process.poll() is not None, 120, step)
         process.send_signal(stop)
         process.send_signal(stop)  # an impatient second one must not disturb the clearing up
-        assert process.wait(60) == code
+        assert process.wait(60) == code, (tmp_path / "stderr").read_text()
         assert (tmp_path / "stderr").read_text().strip() == words
         until(lambda: not marked(tmp_path), 30, "the end of every process")
         assert left(tmp_path) == []
